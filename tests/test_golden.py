@@ -1,0 +1,148 @@
+"""Values and gradients recorded from vis4d 1.0.0 (torch 2.13, CPU), replayed under jit.
+
+Each case of ``golden/manifest.json`` names a function or class of the reference, its options, its
+inputs and the cotangents its gradients were taken with. Arrays are stored once, as float32; the
+float64 run casts them, so that both see the same ties. Images are NCHW, hence ``class_axis=1``.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vis4d_jax_loss as vjl
+
+FOLDER = Path(__file__).parent / "golden"
+CASES = json.loads((FOLDER / "manifest.json").read_text())["cases"]
+ARRAYS = dict(np.load(FOLDER / "arrays.npz"))
+DOCS = (Path(__file__).parents[1] / "docs" / "from_vis4d.md").read_text()
+TOLERANCE = {"f32": 1e-5, "f64": 1e-9}
+
+# Where this library differs on purpose: case -> the row of docs/from_vis4d.md that says why.
+LEFT_OUT = {
+    "p040": "`rotation_loss` with `identity_loss`",
+    "p058": "vector `avg_factor`",
+    "p103": "repeated `feature_idx`",
+    "p138": "pair targets other than 0 and 1",
+    "p139": "pair targets other than 0 and 1",
+    "p140": "pair targets other than 0 and 1",
+    "p168": "negative pair weight",
+    "p171": "pair targets other than 0 and 1",
+    "p172": "pair targets other than 0 and 1",
+    "p196": "`LossModule`",
+    "p197": "`LossModule`",
+    "p198": "`LossModule`",
+}
+REDUCERS = {"identity": vjl.identity_loss, "mean": vjl.mean_loss, "sum": vjl.sum_loss}
+CHANNELS_FIRST = {
+    "cross_entropy",
+    "CrossEntropyLoss",
+    "SegCrossEntropyLoss",
+    "MultiLevelSegLoss",
+}
+
+
+def load(key, tag):
+    """An array (or list of arrays, or number) at the precision of the run."""
+    if isinstance(key, list):
+        return [load(k, tag) for k in key]
+    if isinstance(key, dict):
+        return key["value"]
+    array = ARRAYS[key]
+    if array.dtype.kind == "f":
+        array = array.astype({"f32": np.float32, "f64": np.float64}[tag])
+    return jnp.asarray(array)
+
+
+def option(name, value, tag):
+    if name == "reducer" and isinstance(value, str):
+        return REDUCERS[value]
+    if name == "reducer":
+        parts = {k: option(k, v, tag) for k, v in value["weighted"].items()}
+        return vjl.SumWeightedLoss(**parts)
+    return load(value["array"], tag) if isinstance(value, dict) else value
+
+
+def bind(case, tag):
+    """The function of the inputs alone that a case calls, reducing by whatever the case says."""
+    fn, method = [*case["fn"].split("."), None][:2]
+    target = getattr(vjl, fn)
+    ctor = {k: option(k, v, tag) for k, v in case["ctor"].items()}
+    call = {k: option(k, v, tag) for k, v in case["call"].items()}
+    unbatched = fn in CHANNELS_FIRST and "unbatched" in case["tags"]
+    layout = {"class_axis": 1} if fn in CHANNELS_FIRST and not unbatched else {}
+    if not ctor.get("hard_mining", True):
+        call["key"] = jax.random.key(0)  # of cases that no random choice can change
+    if case["kind"] == "function":
+        return lambda **inputs: target(**inputs, **call, **layout)
+    if isinstance(ctor.get("reducer"), vjl.SumWeightedLoss):
+        call["reducer"] = ctor.pop("reducer")  # arrays belong in the call
+    loss = target(**ctor, **layout)
+    loss = getattr(loss, method) if method else loss
+    return lambda **inputs: loss(**inputs, **call)
+
+
+def named_outputs(case, result):
+    if isinstance(result, tuple):
+        result = dict(zip(("pred", "weight", "avg_factor"), result, strict=True))
+    result = result if isinstance(result, dict) else {"out": result}
+    assert list(result) == case["outputs"]
+    return result
+
+
+def entries(case, inputs):
+    """The inputs that gradients are taken of; ``outputs/1`` is element 1 of a list."""
+    for name in case["grad_wrt"]:
+        key, _, index = name.partition("/")
+        yield name, key, int(index) if index else None
+
+
+def assert_close(actual, expected, tolerance, what):
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape, what
+    error = np.abs(actual - expected) / (1 + np.abs(expected))
+    assert np.all(error <= tolerance), f"{what}: off by {error.max()}"
+
+
+@pytest.mark.parametrize("tag", ["f32", "f64"])
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c["id"] not in LEFT_OUT], ids=lambda c: f"{c['id']}-{c['fn']}"
+)
+def test_value_and_gradient_are_those_of_the_reference(case, tag):
+    with jax.enable_x64(tag == "f64"):
+        fn = bind(case, tag)
+        inputs = {k: load(v, tag) for k, v in case["inputs"].items()}
+        cotangents = {k: load(v, tag) for k, v in case["cot"].items()}
+        places = list(entries(case, inputs))
+        wrt = {name: inputs[k] if i is None else inputs[k][i] for name, k, i in places}
+
+        def weighted_sum(wrt, inputs):
+            inputs = {k: list(v) if isinstance(v, list) else v for k, v in inputs.items()}
+            for name, k, i in places:
+                if i is None:
+                    inputs[k] = wrt[name]
+                else:
+                    inputs[k][i] = wrt[name]
+            out = named_outputs(case, fn(**inputs))
+            return sum(jnp.sum(c * out[k]) for k, c in cotangents.items()) + 0.0, out
+
+        step = jax.jit(jax.value_and_grad(weighted_sum, has_aux=True))
+        (_, outputs), gradients = step(wrt, inputs)
+
+    for name, key in case[tag]["out"].items():
+        # The reference rounds its orthogonal loss to float32, whatever the input.
+        loose = tag == "f64" and case["fn"].startswith("Orthogonal")
+        assert_close(outputs[name], ARRAYS[key], 1e-6 if loose else TOLERANCE[tag], name)
+    for name, key in case[tag]["grad"].items():
+        assert gradients[name].dtype == wrt[name].dtype
+        assert_close(gradients[name], ARRAYS[key], TOLERANCE[tag], f"gradient of {name}")
+
+
+def test_every_case_left_out_is_explained_to_users():
+    assert len(CASES) == 199
+    assert set(LEFT_OUT) <= {case["id"] for case in CASES}
+    for reason in LEFT_OUT.values():
+        assert reason in DOCS

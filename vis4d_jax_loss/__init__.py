@@ -1,0 +1,74 @@
+"""vis4d_jax_loss: the losses of ``vis4d.op.loss`` for JAX and Flax, exact, masked and finite."""
+
+from vis4d_jax_loss.base import Loss
+from vis4d_jax_loss.losses.common import (
+    L1Loss,
+    L2Loss,
+    SmoothL1Loss,
+    l1_loss,
+    l2_loss,
+    smooth_l1_loss,
+)
+from vis4d_jax_loss.losses.cross_entropy import CrossEntropyLoss, cross_entropy
+from vis4d_jax_loss.losses.embedding_distance import (
+    EmbeddingDistanceLoss,
+    embedding_distance_loss,
+)
+from vis4d_jax_loss.losses.iou_loss import IoULoss, iou_loss
+from vis4d_jax_loss.losses.multi_level_seg_loss import MultiLevelSegLoss, multi_level_seg_loss
+from vis4d_jax_loss.losses.multi_pos_cross_entropy import (
+    MultiPosCrossEntropyLoss,
+    multi_pos_cross_entropy,
+)
+from vis4d_jax_loss.losses.orthogonal_transform_loss import (
+    OrthogonalTransformRegularizationLoss,
+    orthogonal_transform_regularization_loss,
+)
+from vis4d_jax_loss.losses.rotation_loss import RotationLoss, rotation_loss
+from vis4d_jax_loss.losses.seg_cross_entropy_loss import (
+    SegCrossEntropyLoss,
+    seg_cross_entropy_loss,
+)
+from vis4d_jax_loss.mining import random_k_mask, top_k_mask
+from vis4d_jax_loss.reducer import (
+    LossReducer,
+    OverAxis,
+    SumWeightedLoss,
+    identity_loss,
+    mean_loss,
+    sum_loss,
+)
+
+__all__ = [
+    "CrossEntropyLoss",
+    "EmbeddingDistanceLoss",
+    "IoULoss",
+    "L1Loss",
+    "L2Loss",
+    "Loss",
+    "LossReducer",
+    "MultiLevelSegLoss",
+    "MultiPosCrossEntropyLoss",
+    "OrthogonalTransformRegularizationLoss",
+    "OverAxis",
+    "RotationLoss",
+    "SegCrossEntropyLoss",
+    "SmoothL1Loss",
+    "SumWeightedLoss",
+    "cross_entropy",
+    "embedding_distance_loss",
+    "identity_loss",
+    "iou_loss",
+    "l1_loss",
+    "l2_loss",
+    "mean_loss",
+    "multi_level_seg_loss",
+    "multi_pos_cross_entropy",
+    "orthogonal_transform_regularization_loss",
+    "random_k_mask",
+    "rotation_loss",
+    "seg_cross_entropy_loss",
+    "smooth_l1_loss",
+    "sum_loss",
+    "top_k_mask",
+]

@@ -1,0 +1,56 @@
+"""Arithmetic whose value and gradient stay finite, in float32 or better."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+
+def to_float(*arrays: ArrayLike) -> list[jax.Array]:
+    """Bring arrays to one floating dtype: float64 if any is, else float32.
+
+    Half precision cannot hold a loss: areas of 256-pixel boxes overflow float16, a sum of ones in
+    bfloat16 stops at 256. The cast's own gradient returns to the input's dtype.
+    """
+    dtype = jnp.result_type(*arrays)
+    if dtype != jnp.float64:
+        dtype = jnp.float32
+    return [jnp.asarray(x).astype(dtype) for x in arrays]
+
+
+def cover(where: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
+    """Spread a mask over the leading axes of ``shape`` to the whole of it."""
+    where = jnp.asarray(where)
+    trailing = range(where.ndim, len(shape))
+    # expand_dims keeps a sharded axis sharded; a reshape would have to be told how.
+    return jnp.broadcast_to(lax.expand_dims(where, trailing), shape)
+
+
+def blank(x: jax.Array, where: jax.Array | None, fill: float = 0.0) -> jax.Array:
+    """Replace what a mask over leading axes leaves out, before arithmetic sees it.
+
+    Multiplying by the mask afterwards would let NaN through, in the value or in the gradient.
+    """
+    return x if where is None else jnp.where(cover(where, x.shape), x, fill)
+
+
+def absolute(x: jax.Array) -> jax.Array:
+    """|x| with gradient 0 at 0, where ``jnp.abs`` has 1 and pulls exact matches apart."""
+    return x * lax.stop_gradient(jnp.sign(x))
+
+
+def clamp(x: jax.Array, low: float, high: float) -> jax.Array:
+    """Limit x to [low, high], passing the whole gradient at the borders.
+
+    ``jnp.clip`` passes half of it there and ``lax.clamp`` none.
+    """
+    inside = (x >= low) & (x <= high)
+    return jnp.where(inside, x, lax.stop_gradient(jnp.clip(x, low, high)))
+
+
+def safe_divide(numerator: ArrayLike, denominator: ArrayLike) -> jax.Array:
+    """Divide, with value and gradient 0 where the denominator is 0."""
+    numerator, denominator = jnp.asarray(numerator), jnp.asarray(denominator)
+    zero = denominator == 0
+    # The inner where is for the gradient: 0/0 in a branch not taken still makes it NaN.
+    return jnp.where(zero, 0, numerator / jnp.where(zero, 1, denominator))

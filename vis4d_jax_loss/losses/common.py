@@ -1,0 +1,192 @@
+"""Regression losses: smooth L1, L1 and L2."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from vis4d_jax_loss import _checks
+from vis4d_jax_loss._numerics import absolute, blank, to_float
+from vis4d_jax_loss.base import Loss
+from vis4d_jax_loss.reducer import LossReducer, identity_loss, reduce_loss
+
+
+def smooth_l1_loss(
+    pred: ArrayLike,
+    target: ArrayLike,
+    reducer: LossReducer = identity_loss,
+    beta: float = 1.0,
+    *,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Smooth L1: quadratic below ``beta``, linear above.
+
+    .. math::
+        \ell(d) = \begin{cases} d^2 / 2\beta & |d| < \beta \\ |d| - \beta / 2 & \text{else}
+        \end{cases} \qquad d = \mathrm{pred} - \mathrm{target}
+
+    Args:
+        pred: Predictions of any shape and real dtype; half precision is computed in float32.
+        target: Targets of the same shape.
+        reducer: Maps the losses to the result, e.g. ``mean_loss`` or ``jnp.mean``.
+        beta: Where the quadratic part ends, in the units of ``pred``; positive.
+        where: True for real elements, covering the leading axes (``[N]`` for ``[N, 4]``). Padding
+            may hold anything, NaN included, and changes neither the value nor the gradient.
+
+    Returns:
+        What ``reducer`` returns; by default one loss an element.
+
+    Raises:
+        ValueError: If the shapes differ, ``beta`` is not positive, or ``where`` does not fit.
+        TypeError: If ``pred`` or ``target`` is not real, or ``where`` not boolean.
+
+    Example:
+        >>> print(smooth_l1_loss(jnp.array([0.5, 3.0]), jnp.zeros(2)))
+        [0.125 2.5  ]
+
+    References:
+        Girshick, Fast R-CNN, ICCV 2015, eq. 3. ``optax.huber_loss`` is ``beta`` times this.
+    """
+    _checks.check_positive("smooth_l1_loss", "For beta=0 use l1_loss.", beta=beta)
+    pred, target, mask = paired("smooth_l1_loss", pred, target, where)
+    beta = max(beta, float(jnp.finfo(pred.dtype).tiny))  # a smaller one would round to 0: 0 / 0
+    distance = absolute(pred - target)
+    # The part below beta and the rest: an error of 1e30 is never squared.
+    bent = jnp.minimum(distance, beta)
+    return reduce_loss(reducer, 0.5 * bent * (bent / beta) + (distance - bent), mask)
+
+
+def l1_loss(
+    pred: ArrayLike,
+    target: ArrayLike,
+    reducer: LossReducer = identity_loss,
+    *,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""L1: the absolute error, with gradient 0 at an exact match.
+
+    .. math:: \ell = |\mathrm{pred} - \mathrm{target}|
+
+    Args:
+        pred: Predictions of any shape and real dtype; half precision is computed in float32.
+        target: Targets of the same shape.
+        reducer: Maps the losses to the result, e.g. ``mean_loss`` or ``jnp.mean``.
+        where: True for real elements, covering the leading axes; padding may hold anything.
+
+    Returns:
+        What ``reducer`` returns; by default one loss an element.
+
+    Raises:
+        ValueError: If the shapes differ or ``where`` does not fit.
+        TypeError: If ``pred`` or ``target`` is not real, or ``where`` not boolean.
+
+    Example:
+        >>> print(l1_loss(jnp.array([0.5, 3.0]), jnp.zeros(2), mean_loss))
+        1.75
+    """
+    pred, target, mask = paired("l1_loss", pred, target, where)
+    return reduce_loss(reducer, absolute(pred - target), mask)
+
+
+def l2_loss(
+    pred: ArrayLike,
+    target: ArrayLike,
+    reducer: LossReducer = identity_loss,
+    *,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""L2: the squared error, not halved (``optax.l2_loss`` is half of it).
+
+    .. math:: \ell = (\mathrm{pred} - \mathrm{target})^2
+
+    Args:
+        pred: Predictions of any shape and real dtype; half precision is computed in float32.
+        target: Targets of the same shape.
+        reducer: Maps the losses to the result, e.g. ``mean_loss`` or ``jnp.mean``.
+        where: True for real elements, covering the leading axes; padding may hold anything.
+
+    Returns:
+        What ``reducer`` returns; by default one loss an element.
+
+    Raises:
+        ValueError: If the shapes differ or ``where`` does not fit.
+        TypeError: If ``pred`` or ``target`` is not real, or ``where`` not boolean.
+
+    Example:
+        >>> print(l2_loss(jnp.array([0.5, 3.0]), jnp.zeros(2)))
+        [0.25 9.  ]
+    """
+    pred, target, mask = paired("l2_loss", pred, target, where)
+    return reduce_loss(reducer, jnp.square(pred - target), mask)
+
+
+def paired(
+    function: str, pred: ArrayLike, target: ArrayLike, where: ArrayLike | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Check predictions against targets of the same shape, and make padding harmless."""
+    pred, target = jnp.asarray(pred), jnp.asarray(target)
+    mask = None if where is None else jnp.asarray(where)
+    _checks.check_real(function, pred=pred, target=target)
+    _checks.check_same_shape(function, pred=pred, target=target)
+    _checks.check_where(function, mask, pred.shape)
+    pred, target = to_float(blank(pred, mask), blank(target, mask))
+    _checks.expect_finite(function, pred=pred)
+    return pred, target, mask
+
+
+class SmoothL1Loss(Loss):
+    """:func:`smooth_l1_loss` as a module.
+
+    Example:
+        >>> print(SmoothL1Loss(jnp.sum, beta=0.5)(jnp.array([0.5, 3.0]), jnp.zeros(2)))
+        3.0
+    """
+
+    beta: float = 1.0
+
+    def __call__(
+        self,
+        pred: ArrayLike,
+        target: ArrayLike,
+        *,
+        reducer: LossReducer | None = None,
+        where: ArrayLike | None = None,
+    ) -> jax.Array:
+        return smooth_l1_loss(pred, target, self.choose(reducer), self.beta, where=where)
+
+
+class L1Loss(Loss):
+    """:func:`l1_loss` as a module.
+
+    Example:
+        >>> print(L1Loss(mean_loss)(jnp.array([0.5, 3.0]), jnp.zeros(2)))
+        1.75
+    """
+
+    def __call__(
+        self,
+        pred: ArrayLike,
+        target: ArrayLike,
+        *,
+        reducer: LossReducer | None = None,
+        where: ArrayLike | None = None,
+    ) -> jax.Array:
+        return l1_loss(pred, target, self.choose(reducer), where=where)
+
+
+class L2Loss(Loss):
+    """:func:`l2_loss` as a module.
+
+    Example:
+        >>> print(L2Loss(mean_loss)(jnp.array([0.5, 3.0]), jnp.zeros(2)))
+        4.625
+    """
+
+    def __call__(
+        self,
+        pred: ArrayLike,
+        target: ArrayLike,
+        *,
+        reducer: LossReducer | None = None,
+        where: ArrayLike | None = None,
+    ) -> jax.Array:
+        return l2_loss(pred, target, self.choose(reducer), where=where)

@@ -1,0 +1,265 @@
+"""Mining: which elements count, as exact boolean masks with a traced number of them."""
+
+import math
+from fractions import Fraction
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from vis4d_jax_loss import _checks
+from vis4d_jax_loss._numerics import cover
+from vis4d_jax_loss.reducer import AxisName, across
+
+_INT32_MAX = 2**31 - 1
+
+
+def top_k_mask(
+    values: ArrayLike,
+    k: ArrayLike,
+    where: ArrayLike | None = None,
+    *,
+    axis_name: AxisName | None = None,
+) -> jax.Array:
+    """Mark exactly the ``k`` largest elements, ties going to the lowest flat index.
+
+    Finds the k-th largest value by bisecting on the integers that order like the floats, one
+    compare-and-count pass a bit, and settles ties the same way on the index: no sort, no gather
+    and no dynamic shape, so ``k`` may be traced and the array sharded in any way, at the price of
+    a scalar sum a pass. The mask is a constant to differentiation.
+
+    Args:
+        values: Any shape, any floating or integer dtype. NaN counts as the largest, -0.0 as 0.0.
+        k: Integer scalar, Python's or traced. Of fewer candidates all are marked; below 0, none.
+        where: True for candidates, covering the leading axes of ``values``; the others are never
+            marked and may hold anything.
+        axis_name: Mesh axis (or axes) of a ``shard_map`` whose shards, stacked along their leading
+            axis, are one array: ``k`` is then counted over all of them.
+
+    Returns:
+        Boolean mask of the shape of ``values`` with ``min(k, candidates)`` times True.
+
+    Raises:
+        TypeError: If ``values`` is neither floating nor integer, ``k`` not an integer scalar, or
+            ``where`` not boolean.
+        ValueError: If ``where`` does not cover the leading axes of ``values``.
+
+    Example:
+        >>> print(top_k_mask(jnp.array([1.0, 3.0, 3.0, 3.0, 2.0]), 2))
+        [False  True  True False False]
+    """
+    values = lax.stop_gradient(jnp.asarray(values))
+    where = jnp.asarray(True if where is None else where)
+    k = jnp.asarray(min(k, _INT32_MAX) if isinstance(k, int) else k)
+    _checks.check_real("top_k_mask", values=values)
+    _checks.check_count("top_k_mask", k)
+    _checks.check_where("top_k_mask", where, values.shape)
+
+    where = cover(where, values.shape)
+    # Keys are at least 0, and thresholds in the search at least 1: other elements never count.
+    keys = jnp.where(where, _ordered(values), 0)
+    count = partial(_count, axis_name=axis_name)
+    candidates = count(where)
+    k = jnp.clip(k, 0, candidates).astype(jnp.int32)
+    threshold, reached = _kth_largest(keys, k, candidates, count)
+
+    def with_ties() -> jax.Array:
+        above = keys > threshold
+        level = where & (keys == threshold)
+        return above | _first(level, k - count(above), count, axis_name)
+
+    def without_ties() -> jax.Array:
+        return where & (keys >= threshold)
+
+    return lax.cond(reached == k, without_ties, with_ties) & (k > 0)
+
+
+def random_k_mask(
+    key: jax.Array, k: ArrayLike, where: ArrayLike, *, axis_name: AxisName | None = None
+) -> jax.Array:
+    """Mark exactly ``k`` elements chosen at random, each choice equally likely.
+
+    Args:
+        key: A ``jax.random`` key.
+        k: Integer scalar, Python's or traced. Of fewer candidates all are marked; below 0, none.
+        where: Boolean mask of the candidates, of any shape.
+        axis_name: Mesh axis (or axes) of a ``shard_map``: ``k`` is then counted over all shards.
+            Give every shard the same key; each draws numbers of its own from it.
+
+    Returns:
+        Boolean mask of the shape of ``where`` with ``min(k, candidates)`` times True.
+
+    Raises:
+        TypeError: If ``where`` is not boolean or ``k`` not an integer scalar.
+
+    Example:
+        >>> where = jnp.array([True, False, True, True])
+        >>> mask = random_k_mask(jax.random.key(0), 2, where)
+        >>> print(mask.sum(), (mask & ~where).any())
+        2 False
+    """
+    where = jnp.asarray(where)
+    if axis_name is not None:
+        key = jax.random.fold_in(key, lax.axis_index(axis_name))
+    draws = jax.random.bits(key, where.shape, jnp.uint32)
+    return top_k_mask(draws, k, where, axis_name=axis_name)
+
+
+class Pairs(NamedTuple):
+    """What the targets of a pair loss say of each pair: the rest is ignored."""
+
+    positive: jax.Array
+    negative: jax.Array
+    unknown: jax.Array  # neither 1, 0 nor -1: a mistake, which the loss turns into NaN
+
+
+def pair_masks(function: str, target: jax.Array, where: jax.Array | None) -> Pairs:
+    """Read pair targets: 1 the same, 0 different, -1 ignored."""
+    if not jnp.issubdtype(target.dtype, jnp.floating):
+        target = target.astype(jnp.int32)  # -1 does not exist in unsigned integers
+    positive, negative = target == 1, target == 0
+    unknown = ~(positive | negative | (target == -1))
+    if where is not None:
+        where = cover(where, target.shape)
+        positive, negative, unknown = positive & where, negative & where, unknown & where
+    _checks.expect_pairs(function, unknown)
+    return Pairs(positive, negative, unknown)
+
+
+def negatives_to_keep(num_pos: jax.Array, num_neg: jax.Array, neg_pos_ub: float) -> jax.Array:
+    """How many negatives take part, exactly as Python's doubles would say.
+
+    ``int(p * neg_pos_ub)`` with ``p = max(1, num_pos)`` if ``num_neg / p > neg_pos_ub``, else all.
+    In float32 the same expression is wrong already for 100 * 0.29 (28 in doubles, 29 in float32).
+
+    Args:
+        num_pos: Number of positives, an int32 scalar.
+        num_neg: Number of negatives, an int32 scalar.
+        neg_pos_ub: Upper bound of negatives a positive; not positive, infinite or NaN is no bound.
+    """
+    if not 0 < neg_pos_ub < _INT32_MAX:
+        return num_neg
+    num_pos = jnp.maximum(num_pos, 1)
+    product, fraction = _times(num_pos, Fraction(neg_pos_ub))
+    # A product rounds up to the next integer if it lies within half a unit in the last place of
+    # it: if, with the bits of its integer part, the first 54 are all ones from the point on.
+    kept = product + (_leading_ones(fraction) >= 54 - _bit_length(product))
+    # A quotient rounds to more than neg_pos_ub if it lies beyond the middle to the next double.
+    middle = (Fraction(neg_pos_ub) + Fraction(math.nextafter(neg_pos_ub, math.inf))) / 2
+    limited = num_neg > _times(num_pos, middle)[0]
+    fits = num_pos <= min(_INT32_MAX // middle, _INT32_MAX)
+    return jnp.where(fits & limited, jnp.minimum(kept, num_neg), num_neg)
+
+
+def _ordered(values: jax.Array) -> jax.Array:
+    """Map numbers to unsigned integers of the same order, equal only where the numbers are."""
+    if values.dtype.itemsize == 1 and jnp.issubdtype(values.dtype, jnp.floating):
+        values = values.astype(jnp.float32)  # the 8-bit formats do not share one encoding
+    if jnp.issubdtype(values.dtype, jnp.unsignedinteger):
+        return values
+    bits = 8 * values.dtype.itemsize
+    unsigned = jnp.dtype(f"uint{bits}").type
+    sign = unsigned(1 << (bits - 1))
+    if jnp.issubdtype(values.dtype, jnp.integer):
+        return lax.bitcast_convert_type(values, unsigned) ^ sign
+    # All on integers: a compiled float comparison may take subnormal numbers for 0.
+    x = lax.bitcast_convert_type(values, unsigned)
+    x = jnp.where(x == sign, unsigned(0), x)
+    infinity = lax.bitcast_convert_type(jnp.asarray(jnp.inf, values.dtype), unsigned)
+    nan = (x & ~sign) > infinity
+    return jnp.where(nan, ~unsigned(0), jnp.where(x < sign, x | sign, ~x))
+
+
+def _kth_largest(keys: jax.Array, k: jax.Array, candidates: jax.Array, count) -> tuple:
+    """Find the largest threshold that at least k keys reach, and how many reach it.
+
+    Stops early at any threshold that exactly k keys reach.
+    """
+    one = keys.dtype.type(1)
+
+    def searching(state):
+        bit, _, reached = state
+        return (bit > 0) & (reached != k)
+
+    def halve(state):
+        bit, threshold, reached = state
+        higher = threshold | bit
+        reached_higher = count(keys >= higher)
+        enough = reached_higher >= k
+        threshold = jnp.where(enough, higher, threshold)
+        return bit >> one, threshold, jnp.where(enough, reached_higher, reached)
+
+    top = jnp.asarray(one << (8 * keys.dtype.itemsize - 1))
+    _, threshold, reached = lax.while_loop(searching, halve, (top, top ^ top, candidates))
+    return threshold, reached
+
+
+def _first(level: jax.Array, k: jax.Array, count, axis_name: AxisName | None) -> jax.Array:
+    """Mark the first k of the True elements, in the order of the flat index."""
+    # Two digits, shard and place within it, so that the index of a huge array needs no 64 bits.
+    place = _flat_index(level.shape)
+    digits = [place]
+    if axis_name is not None:
+        digits.insert(0, jnp.full(level.shape, lax.axis_index(axis_name), jnp.uint32))
+    marked = jnp.full(level.shape, False)
+    for digit in digits:
+        bits = 32 if digit is not place else max(level.size.bit_length(), 1)
+        limit = _limit(level, digit, k, count, bits)
+        before = level & (digit < limit)
+        marked, k, level = marked | before, k - count(before), level & (digit == limit)
+    return marked
+
+
+def _limit(level: jax.Array, digit: jax.Array, k: jax.Array, count, bits: int) -> jax.Array:
+    """Find the largest limit below which at most k of the True elements have their digit."""
+
+    def grow(i, limit):
+        higher = limit | (jnp.uint32(1) << (bits - 1 - i).astype(jnp.uint32))
+        return jnp.where(count(level & (digit < higher)) <= k, higher, limit)
+
+    return lax.fori_loop(0, bits, grow, jnp.uint32(0))
+
+
+def _flat_index(shape: tuple[int, ...]) -> jax.Array:
+    index = jnp.zeros(shape, jnp.uint32)
+    for axis, size in enumerate(shape):
+        index = index * jnp.uint32(size) + lax.broadcasted_iota(jnp.uint32, shape, axis)
+    return index
+
+
+def _count(mask: jax.Array, axis_name: AxisName | None) -> jax.Array:
+    # Float32 counts exactly up to 2**24, and several times faster than integers on a CPU.
+    dtype = jnp.float32 if mask.size < 2**24 else jnp.int32
+    return across(jnp.sum(mask, dtype=dtype).astype(jnp.int32), axis_name)
+
+
+def _times(count: jax.Array, factor: Fraction) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Multiply a count by an exact dyadic factor: integer part, first 64 bits of the fraction.
+
+    School multiplication with the bytes of the factor's fraction, from the last to the first; a
+    carry never exceeds the count.
+    """
+    whole, rest = divmod(factor, 1)
+    num_bytes = max(8, -(-(rest.denominator.bit_length() - 1) // 8))
+    bytes_ = int(rest * 256**num_bytes).to_bytes(num_bytes, "big")
+    count = count.astype(jnp.uint32)
+    high, low = count >> 16, count & 0xFFFF
+    carry, digits = jnp.uint32(0), []
+    for byte in reversed(bytes_):
+        total = low * byte + carry
+        digits.insert(0, total & 0xFF)
+        carry = ((high * byte) << 8) + (total >> 8)
+    high, low = (a << 24 | b << 16 | c << 8 | d for a, b, c, d in (digits[:4], digits[4:8]))
+    return (count * jnp.uint32(whole) + carry).astype(jnp.int32), (high, low)
+
+
+def _leading_ones(fraction: tuple[jax.Array, jax.Array]) -> jax.Array:
+    high, low = (lax.clz(~word).astype(jnp.int32) for word in fraction)
+    return high + jnp.where(high == 32, low, 0)
+
+
+def _bit_length(x: jax.Array) -> jax.Array:
+    return 32 - lax.clz(x).astype(jnp.int32)
