@@ -156,8 +156,9 @@ def negatives_to_keep(num_pos: jax.Array, num_neg: jax.Array, neg_pos_ub: float)
 
 def _ordered(values: jax.Array) -> jax.Array:
     """Map numbers to unsigned integers of the same order, equal only where the numbers are."""
-    if values.dtype.itemsize == 1 and jnp.issubdtype(values.dtype, jnp.floating):
-        values = values.astype(jnp.float32)  # the 8-bit formats do not share one encoding
+    if values.dtype.itemsize == 1:  # 8-bit floats do not share one encoding; integers may be 4-bit
+        is_float = jnp.issubdtype(values.dtype, jnp.floating)
+        values = values.astype(jnp.float32 if is_float else jnp.int32)
     if jnp.issubdtype(values.dtype, jnp.unsignedinteger):
         return values
     bits = 8 * values.dtype.itemsize

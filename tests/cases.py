@@ -1,0 +1,153 @@
+"""One row a loss: its function, its module, inputs whose first axis is the batch, what they differ in.
+
+``test_contract.py`` holds every row to every promise; adding a loss is adding a row.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import vis4d_jax_loss as vjl
+
+N = 6
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def boxes(count, size=20.0):
+    low = RNG.uniform(0, 10, (count, 2))
+    return np.concatenate([low, low + RNG.uniform(5, size, (count, 2))], -1).astype(np.float32)
+
+
+def similarities(rows, columns):
+    """Cosine similarities away from the kinks at 0.3, 0 and 1, so that differences are smooth."""
+    values = np.linspace(0.32, 0.95, rows * columns, dtype=np.float32)
+    return RNG.permutation(values).reshape(rows, columns)
+
+
+def pair_target(rows, columns):
+    """Each row has positives, negatives and an ignored pair."""
+    target = RNG.integers(0, 2, (rows, columns))
+    target[:, :3] = 1, 0, -1
+    return target
+
+
+@dataclass(eq=False)
+class Case:
+    """A loss and what a test needs to call it.
+
+    ``inputs`` are keyword arguments of both the function and the module's call; gradients are taken
+    of those named in ``wrt``. ``extra`` are further inputs of the module alone.
+    """
+
+    name: str
+    module: vjl.Loss
+    inputs: dict[str, Any]
+    wrt: tuple[str, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    #: The function's result that the module's call gives, where it is not the function's own.
+    as_module: Callable[..., Any] | None = None
+
+    def __repr__(self):
+        return self.name
+
+    @property
+    def function(self):
+        return getattr(vjl, self.name)
+
+    def __call__(self, inputs, where=None, reducer=vjl.mean_loss):
+        return self.function(**inputs, reducer=reducer, where=where, **self.options)
+
+
+def multi_pos_as_module(inputs, weight, avg_factor):
+    return vjl.multi_pos_cross_entropy(**inputs, reducer=vjl.SumWeightedLoss(weight, avg_factor))
+
+
+CASES = [
+    Case(
+        "l1_loss", vjl.L1Loss(), {"pred": normal(N, 4), "target": normal(N, 4)}, ("pred", "target")
+    ),
+    Case(
+        "l2_loss", vjl.L2Loss(), {"pred": normal(N, 4), "target": normal(N, 4)}, ("pred", "target")
+    ),
+    Case(
+        "smooth_l1_loss",
+        vjl.SmoothL1Loss(beta=0.5),
+        {"pred": normal(N, 4), "target": normal(N, 4)},
+        ("pred", "target"),
+        {"beta": 0.5},
+    ),
+    Case(
+        "rotation_loss",
+        vjl.RotationLoss(num_bins=2),
+        {
+            "pred": normal(N, 6),
+            "target_bin": np.array([[1, 0], [1, 1], [0, 1]] * 2, np.float32),
+            "target_res": normal(N, 2),
+        },
+        ("pred", "target_res"),
+        {"num_bins": 2},
+    ),
+    Case(
+        "cross_entropy",
+        vjl.CrossEntropyLoss(class_weights=(0.5, 1.0, 2.0)),
+        {"output": normal(N, 3), "target": np.array([0, 1, 2, 255, 1, 0])},
+        ("output",),
+        {"class_weights": (0.5, 1.0, 2.0)},
+    ),
+    Case(
+        "seg_cross_entropy_loss",
+        vjl.SegCrossEntropyLoss(),
+        {"output": normal(N, 3, 4, 3), "target": RNG.integers(0, 3, (N, 2, 3))},
+        ("output",),
+        as_module=lambda inputs: {"loss_seg": vjl.seg_cross_entropy_loss(**inputs)},
+    ),
+    Case(
+        "multi_level_seg_loss",
+        vjl.MultiLevelSegLoss(feature_idx=(0, -1), weights=(1.0, 0.5), class_axis=1),
+        {
+            "outputs": [normal(N, 3, 2, 3), normal(N, 2, 3, 4), normal(N, 3, 3, 4)],
+            "target": RNG.integers(0, 3, (N, 2, 3)),
+        },
+        ("outputs",),
+        {"feature_idx": (0, -1), "weights": (1.0, 0.5), "class_axis": 1},
+    ),
+    Case(
+        "iou_loss",
+        vjl.IoULoss(mode="square"),
+        {"pred": boxes(N), "target": boxes(N)},
+        ("pred", "target"),
+        {"mode": "square"},
+    ),
+    Case(
+        "multi_pos_cross_entropy",
+        vjl.MultiPosCrossEntropyLoss(),
+        {"pred": normal(N, 5), "target": pair_target(N, 5)},
+        ("pred",),
+        extra={"weight": RNG.uniform(0.5, 1, N).astype(np.float32), "avg_factor": 3.5},
+        as_module=multi_pos_as_module,
+    ),
+    Case(
+        "embedding_distance_loss",
+        vjl.EmbeddingDistanceLoss(neg_pos_ub=0.75),
+        {
+            "pred": similarities(N, 5),
+            "target": pair_target(N, 5),
+            "weight": RNG.uniform(0.5, 1, (N, 5)).astype(np.float32),
+        },
+        ("pred", "weight"),
+        {"neg_pos_ub": 0.75},
+    ),
+    Case(
+        "orthogonal_transform_regularization_loss",
+        vjl.OrthogonalTransformRegularizationLoss(),
+        {"transforms": [normal(N, 3, 3), normal(N, 2, 4)]},
+        ("transforms",),
+    ),
+]

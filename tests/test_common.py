@@ -1,0 +1,80 @@
+"""L1, L2 and smooth L1: kinks, borders, extreme numbers, and what must not broadcast."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vis4d_jax_loss import l1_loss, l2_loss, mean_loss, smooth_l1_loss
+
+
+def gradient(loss, pred, **options):
+    pred = jnp.asarray(pred)
+    return jax.jit(jax.grad(lambda x: jnp.sum(loss(x, jnp.zeros_like(x), **options))))(pred)
+
+
+def test_by_hand():
+    pred, zero = jnp.array([0.0, 0.25, 1.0, 1.5, -1.0, -3.0]), jnp.zeros(6)
+    np.testing.assert_allclose(smooth_l1_loss(pred, zero), [0, 0.25**2 / 2, 0.5, 1, 0.5, 2.5])
+    np.testing.assert_allclose(
+        smooth_l1_loss(pred, zero, beta=0.5), [0, 0.25**2, 0.75, 1.25, 0.75, 2.75]
+    )
+    np.testing.assert_array_equal(l1_loss(pred, zero), [0, 0.25, 1, 1.5, 1, 3])
+    np.testing.assert_array_equal(l2_loss(pred, zero), [0, 0.0625, 1, 2.25, 1, 9])
+
+
+def test_gradients_at_the_kinks():
+    np.testing.assert_array_equal(gradient(l1_loss, [-1.0, -0.0, 0.0, 2.0]), [-1, 0, 0, 1])
+    np.testing.assert_array_equal(gradient(smooth_l1_loss, [-1.0, 0.0, 1.0, 0.5]), [-1, 0, 1, 0.5])
+    np.testing.assert_array_equal(gradient(smooth_l1_loss, [-0.5, 0.25], beta=0.5), [-1, 0.5])
+
+
+def test_smooth_l1_is_continuous_at_beta():
+    for beta in (1 / 9, 0.5, 1.0, 7.0):
+        below, above = (smooth_l1_loss(jnp.float32(beta * f), 0.0, beta=beta) for f in (0.9999, 1))
+        np.testing.assert_allclose(below, above, rtol=1e-3)
+        np.testing.assert_allclose(above, beta / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [1e-9, 1e-30, 1e-46])
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_smooth_l1_with_a_tiny_beta_is_l1(beta, dtype):
+    pred = jnp.array([-2.0, 0.0, 3.0], dtype)
+    np.testing.assert_allclose(smooth_l1_loss(pred, jnp.zeros(3, dtype), beta=beta), [2, 0, 3])
+    np.testing.assert_array_equal(gradient(smooth_l1_loss, pred, beta=beta), [-1, 0, 1])
+
+
+def test_large_errors_do_not_overflow():
+    assert smooth_l1_loss(1e30, 0.0) == np.float32(1e30)
+    assert gradient(smooth_l1_loss, [1e30, -3e38])[0] == 1
+    assert l2_loss(jnp.float16(300), jnp.float16(0)) == 90_000  # infinity in float16
+
+
+@pytest.mark.parametrize("loss", [l1_loss, l2_loss, smooth_l1_loss])
+def test_integers_are_subtracted_as_numbers(loss):
+    assert loss(jnp.uint8(0), jnp.uint8(1), mean_loss) in (0.5, 1)  # 255 in uint8
+
+
+@pytest.mark.parametrize("loss", [l1_loss, l2_loss, smooth_l1_loss])
+def test_nothing_broadcasts(loss):
+    name = loss.__name__
+    message = (
+        rf"{name}: pred and target must have the same shape, got pred \(8, 4\) and target \(8,"
+    )
+    with pytest.raises(ValueError, match=message):
+        loss(jnp.zeros((8, 4)), jnp.zeros((8, 1)))
+    with pytest.raises(TypeError, match=f"{name}: pred must hold .* got pred bool"):
+        loss(jnp.zeros(3, bool), jnp.zeros(3))
+
+
+def test_beta_must_be_positive():
+    with pytest.raises(
+        ValueError, match=r"beta must be positive, got beta 0\. For beta=0 use l1_loss"
+    ):
+        smooth_l1_loss(1.0, 0.0, beta=0)
+
+
+def test_a_square_loss_takes_a_mask_as_rows():
+    where = jnp.array([True, False, False, False])
+    losses = l1_loss(jnp.ones((4, 4)), jnp.zeros((4, 4)), where=where)
+    np.testing.assert_array_equal(losses, np.eye(4)[0][:, None] * np.ones(4))

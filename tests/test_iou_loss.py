@@ -1,0 +1,111 @@
+"""Boxes of every unfortunate kind: finite in value and gradient, and equal to the reference's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vis4d_jax_loss import iou_loss
+
+TARGET = [0.0, 0.0, 4.0, 2.0]
+NO_OVERLAP = {
+    "disjoint": ([10.0, 10.0, 12.0, 12.0], TARGET),
+    "touching edge": ([4.0, 0.0, 6.0, 2.0], TARGET),
+    "touching corner": ([4.0, 2.0, 6.0, 4.0], TARGET),
+    "no width": ([1.0, 0.0, 1.0, 2.0], TARGET),
+    "inverted in x": ([3.0, 0.0, 1.0, 2.0], TARGET),
+    "inverted in both": ([3.0, 2.0, 1.0, 0.0], TARGET),
+    "both a point": ([1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]),
+    "both inverted": ([3.0, 2.0, 1.0, 0.0], [3.0, 2.0, 1.0, 0.0]),
+    "both without height": ([0.0, 1.0, 4.0, 1.0], [2.0, 5.0, 9.0, 5.0]),
+}
+MODES = {"linear": lambda u: 1 - u, "square": lambda u: 1 - u**2, "log": lambda u: -np.log(u)}
+
+
+def differentiate(pred, target, mode, eps=1e-6, dtype=jnp.float32):
+    """Loss of each box, and the gradients with respect to both sides."""
+
+    def loss(pred, target):
+        losses = iou_loss(pred, target, mode=mode, eps=eps)
+        return jnp.sum(losses), losses
+
+    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    (_, losses), gradients = step(jnp.asarray(pred, dtype), jnp.asarray(target, dtype))
+    return losses, np.asarray(gradients, np.float32)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_by_hand(mode):
+    losses, _ = differentiate([[1.0, 0.5, 5.0, 3.0]], [TARGET], mode)
+    np.testing.assert_allclose(losses, [MODES[mode](4.5 / (10 + 8 - 4.5))], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("eps", [1e-6, 1e-16])
+@pytest.mark.parametrize("mode", MODES)
+def test_without_overlap_the_loss_is_that_of_eps_and_stands_still(mode, eps, dtype):
+    pred, target = zip(*NO_OVERLAP.values(), strict=True)
+    losses, gradients = differentiate(pred, target, mode, eps, dtype)
+    for kind, loss, gradient in zip(NO_OVERLAP, losses, gradients.swapaxes(0, 1), strict=True):
+        np.testing.assert_allclose(loss, MODES[mode](eps), rtol=1e-6, err_msg=kind)
+        np.testing.assert_array_equal(gradient, 0, err_msg=kind)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("mode", MODES)
+def test_identical_boxes_have_loss_0_and_stand_still(mode, dtype):
+    sides = np.array([1e-3, 1.0, 256.0, 30_000.0])
+    boxes = sides[:, None] * np.array([[0.0, 0.0, 1.0, 1.0]])
+    losses, gradients = differentiate(boxes, boxes, mode, 1e-16, dtype)
+    np.testing.assert_array_equal(losses, 0)
+    np.testing.assert_allclose(gradients * sides[:, None], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_half_of_a_large_box(dtype):
+    pred, target = [[0, 0, 30_000, 15_000]], [[0, 0, 30_000, 30_000]]
+    losses, gradients = differentiate(pred, target, "linear", dtype=dtype)
+    np.testing.assert_allclose(losses, [0.5], rtol=5e-3)
+    np.testing.assert_allclose(gradients[0, 0, 3], -0.5 / 15_000, rtol=1e-2)
+
+
+def test_the_gradient_passes_whole_at_eps():
+    quarter = [[0.0, 0.0, 1.0, 1.0]], [[0.0, 0.0, 2.0, 2.0]]
+    _, at_eps = differentiate(*quarter, "linear", eps=0.25)
+    _, above = differentiate(*quarter, "linear", eps=0.2)
+    _, below = differentiate(*quarter, "linear", eps=0.3)
+    np.testing.assert_array_equal(at_eps, above)
+    assert np.any(at_eps != 0)
+    np.testing.assert_array_equal(below, 0)
+
+
+def test_an_eps_below_the_smallest_number_is_still_finite():
+    losses, gradients = differentiate([NO_OVERLAP["disjoint"][0]], [TARGET], "log", eps=1e-60)
+    assert np.all(np.isfinite(losses))
+    np.testing.assert_array_equal(gradients, 0)
+
+
+def test_a_nan_prediction_is_not_hidden():
+    losses, _ = differentiate([[np.nan, 0.0, 1.0, 1.0], TARGET], [TARGET, TARGET], "log")
+    np.testing.assert_array_equal(np.isnan(losses), [True, False])
+
+
+def test_boxes_may_have_any_number_of_leading_axes():
+    pred = jnp.broadcast_to(jnp.array(TARGET), (2, 3, 4))
+    assert iou_loss(pred, pred).shape == (2, 3)
+
+
+def test_errors():
+    box = jnp.zeros((8, 4))
+    with pytest.raises(
+        ValueError, match=r"iou_loss: pred and target .* pred \(8, 4\) and target \(1"
+    ):
+        iou_loss(box, jnp.zeros((1, 4)))
+    with pytest.raises(ValueError, match=r"iou_loss: pred must hold boxes .* got pred \(8, 5\)"):
+        iou_loss(jnp.zeros((8, 5)), jnp.zeros((8, 5)))
+    with pytest.raises(
+        ValueError, match="mode must be one of 'linear', 'square', 'log', got mode 'x'"
+    ):
+        iou_loss(box, box, mode="x")
+    with pytest.raises(ValueError, match=r"where must cover .* got where \(8, 4\) and loss \(8,\)"):
+        iou_loss(box, box, where=jnp.ones((8, 4), bool))

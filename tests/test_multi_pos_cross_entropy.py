@@ -1,0 +1,142 @@
+"""Multi-positive cross-entropy: against the double sum it stands for, and where that one fails."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vis4d_jax_loss import (
+    MultiPosCrossEntropyLoss,
+    identity_loss,
+    mean_loss,
+    multi_pos_cross_entropy,
+    sum_loss,
+)
+
+
+def double_sum(pred, target):
+    """The loss of each row, written out."""
+    rows = []
+    for s, t in zip(np.asarray(pred, float), np.asarray(target), strict=True):
+        rows.append(np.log1p(sum(np.exp(n - p) for n in s[t == 0] for p in s[t == 1])))
+    return np.array(rows)
+
+
+def differentiate(pred, target, reducer=sum_loss, where=None):
+    step = jax.jit(
+        jax.value_and_grad(lambda p: multi_pos_cross_entropy(p, target, reducer, where=where))
+    )
+    return step(jnp.asarray(pred))
+
+
+def test_it_is_the_double_sum():
+    rng = np.random.default_rng(0)
+    pred, target = rng.normal(size=(20, 9)) * 3, rng.integers(-1, 2, (20, 9))
+    np.testing.assert_allclose(
+        multi_pos_cross_entropy(pred, target), double_sum(pred, target), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("row", [[0, 0, 0], [1, 1, 1], [-1, 0, -1], [-1, -1, 1], [-1, -1, -1]])
+def test_a_row_without_a_pair_of_both_kinds_has_loss_0_and_gradient_0(row):
+    value, gradient = differentiate([[1.0, -2.0, 3.0]], jnp.array([row]))
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_a_row_of_ignored_pairs_is_not_counted():
+    pred = jnp.array([[1.0, 0.0], [5.0, jnp.nan], [0.0, 0.0]])
+    target = jnp.array([[1, 0], [-1, -1], [0, 0]])
+    expected = (np.log1p(np.exp(-1)) + 0) / 2
+    np.testing.assert_allclose(
+        multi_pos_cross_entropy(pred, target, mean_loss), expected, rtol=1e-6
+    )
+    np.testing.assert_allclose(multi_pos_cross_entropy(pred, target, jnp.mean), expected, rtol=1e-6)
+    where = jnp.array([True, True, False])
+    masked = multi_pos_cross_entropy(pred, target, mean_loss, where=where)
+    np.testing.assert_allclose(masked, np.log1p(np.exp(-1)), rtol=1e-6)
+
+
+def test_masked_pairs_are_as_good_as_absent():
+    rng = np.random.default_rng(1)
+    pred, target = rng.normal(size=(4, 6)), rng.integers(0, 2, (4, 6))
+    rows, columns = np.array([True, True, False, True]), np.array([True, False, True] * 2)
+    where = rows[:, None] & columns[None, :]
+    padded = np.where(where, pred, np.resize([np.nan, np.inf, -np.inf, 1e30], pred.shape))
+    value, gradient = differentiate(padded, np.where(where, target, 9), mean_loss, where)
+    kept = np.ix_(rows, columns)
+    expected, expected_gradient = differentiate(pred[kept], target[kept], mean_loss)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient[kept], expected_gradient, rtol=1e-5)
+    np.testing.assert_array_equal(gradient[~where], 0)
+
+
+@pytest.mark.parametrize("size", [1000.0, 1e30])
+def test_large_similarities(size):
+    value, gradient = differentiate([[size, -size]], jnp.array([[0, 1]]))
+    np.testing.assert_allclose(value, 2 * size, rtol=1e-6)
+    np.testing.assert_array_equal(gradient, [[1, -1]])
+    value, gradient = differentiate([[size, -size]], jnp.array([[1, 0]]))
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_small_losses_keep_their_precision():
+    value, _ = differentiate([[20.0, 0.0]], jnp.array([[1, 0]]))
+    np.testing.assert_allclose(value, np.exp(-20), rtol=1e-5)  # log(1 + x) in float32 gives 0
+
+
+@pytest.mark.parametrize("bad", [2.0, 0.5, -2.0, np.nan])
+def test_a_target_that_is_no_label_gives_nan_and_no_wrong_number(bad):
+    target = jnp.array([[1.0, 0.0, bad], [1.0, 0.0, -1.0]])
+    losses = multi_pos_cross_entropy(jnp.ones((2, 3)), target)
+    np.testing.assert_array_equal(np.isnan(losses), [True, False])
+
+
+@pytest.mark.parametrize("dtype", [bool, jnp.uint8, jnp.int32, jnp.bfloat16])
+def test_targets_of_any_dtype(dtype):
+    pred, target = jnp.array([[1.0, 0.0, 0.5]]), jnp.array([[1, 0, 0]])
+    np.testing.assert_array_equal(
+        multi_pos_cross_entropy(pred, target.astype(dtype)), multi_pos_cross_entropy(pred, target)
+    )
+
+
+def test_no_columns_and_no_rows():
+    np.testing.assert_array_equal(
+        multi_pos_cross_entropy(jnp.ones((2, 0)), jnp.ones((2, 0))), [0, 0]
+    )
+    assert multi_pos_cross_entropy(jnp.ones((0, 3)), jnp.ones((0, 3)), mean_loss) == 0
+
+
+def test_memory_grows_with_the_pairs():
+    def temporary(rows, columns):
+        pred = jax.ShapeDtypeStruct((rows, columns), jnp.float32)
+        target = jax.ShapeDtypeStruct((rows, columns), jnp.int32)
+        step = jax.value_and_grad(lambda p, t: multi_pos_cross_entropy(p, t, jnp.sum))
+        stats = jax.jit(step).lower(pred, target).compile().memory_analysis()
+        return stats.temp_size_in_bytes / (rows * columns)
+
+    assert temporary(128, 512) <= 1.2 * temporary(128, 128)
+    assert temporary(128, 512) < 64  # bytes a pair: a few arrays of float32, never N x M x M
+
+
+def test_the_module_weighs_rows_and_divides_once():
+    pred, target = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[1, 0], [1, 0]])
+    losses = multi_pos_cross_entropy(pred, target)
+    weight = jnp.array([2.0, -1.0])
+    loss = MultiPosCrossEntropyLoss()(pred, target, weight, 4.0)
+    np.testing.assert_allclose(loss, (2 * losses[0] - losses[1]) / 4, rtol=1e-6)
+    assert MultiPosCrossEntropyLoss()(pred, target, weight * 0, 0.0) == 0
+    with pytest.raises(ValueError, match="weight must broadcast to the shape of the loss"):
+        MultiPosCrossEntropyLoss()(pred, target, weight[:, None], 1.0)
+
+
+def test_errors():
+    with pytest.raises(
+        ValueError, match=r"multi_pos_cross_entropy: pred must be \[N, M\], got pred"
+    ):
+        multi_pos_cross_entropy(jnp.ones(3), jnp.ones(3))
+    with pytest.raises(
+        ValueError, match=r"must have the same shape, got pred \(2, 3\) and target \(1"
+    ):
+        multi_pos_cross_entropy(jnp.ones((2, 3)), jnp.ones((1, 3)), identity_loss)
