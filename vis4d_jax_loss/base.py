@@ -7,6 +7,7 @@ from typing import Any, dataclass_transform
 import jax
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 from vis4d_jax_loss import _checks
 from vis4d_jax_loss.reducer import LossReducer, identity_loss
@@ -78,7 +79,7 @@ dataclasses.dataclass(frozen=True)(Loss)
 
 
 def _is_concrete(value: Any) -> bool:
-    return isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
+    return isinstance(value, jax.Array) and not isinstance(value, Tracer)
 
 
 def _as_tuple(value: Any) -> Any:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _checks
@@ -58,9 +59,11 @@ def multi_level_seg_loss(
     _checks.check_one_weight_each(name, weights, feature_idx)
     _checks.check_levels(name, feature_idx, len(outputs))
     return {
-        f"loss_seg_level{index}": weight
-        * seg_cross_entropy_loss(
-            outputs[index], target, reducer, ignore_index, class_axis=class_axis, where=where
+        f"loss_seg_level{index}": jnp.multiply(
+            weight,
+            seg_cross_entropy_loss(
+                outputs[index], target, reducer, ignore_index, class_axis=class_axis, where=where
+            ),
         )
         for index, weight in zip(feature_idx, weights, strict=True)
     }
