@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 from jax.experimental import checkify
+from jax.sharding import AxisType, PartitionSpec
 
 from vis4d_jax_loss._numerics import blank
 
@@ -230,7 +231,18 @@ def check_hashable(function: str, name: str, value: Any) -> None:
 def _expect(function: str, rule: str, bad: jax.Array) -> None:
     count = jnp.sum(bad, dtype=jnp.int32)
     message = f"{function}: {rule}, got {{count}} other of {bad.size}."
-    checkify.debug_check(count == 0, message, count=count)
+
+    def check(count: jax.Array) -> jax.Array:
+        checkify.debug_check(count == 0, message, count=count)
+        return count
+
+    mesh = jax.typeof(count).sharding.mesh
+    if AxisType.Explicit not in mesh.axis_types:
+        check(count)
+        return
+    # Batched by vmap, a check sorts its errors: JAX refuses that over an explicitly sharded axis.
+    with jax.sharding.use_abstract_mesh(mesh):
+        jax.sharding.auto_axes(check, out_sharding=PartitionSpec())(count)
 
 
 def expect_finite(function: str, where: jax.Array | None = None, **arrays: jax.Array) -> None:

@@ -3,7 +3,7 @@
 import math
 from fractions import Fraction
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,9 +58,10 @@ def top_k_mask(
     _checks.check_count("top_k_mask", k)
     _checks.check_where("top_k_mask", where, values.shape)
 
-    where = cover(where, values.shape)
+    keys = _ordered(values)
+    where = cover(where, values.shape) & (keys == keys)  # all True, on the mesh of the values
     # Keys are at least 0, and thresholds in the search at least 1: other elements never count.
-    keys = jnp.where(where, _ordered(values), 0)
+    keys = jnp.where(where, keys, 0)
     count = partial(_count, axis_name=axis_name)
     candidates = count(where)
     k = jnp.clip(k, 0, candidates).astype(jnp.int32)
@@ -193,8 +194,9 @@ def _kth_largest(keys: jax.Array, k: jax.Array, candidates: jax.Array, count) ->
         threshold = jnp.where(enough, higher, threshold)
         return bit >> one, threshold, jnp.where(enough, reached_higher, reached)
 
-    top = jnp.asarray(one << (8 * keys.dtype.itemsize - 1))
-    _, threshold, reached = lax.while_loop(searching, halve, (top, top ^ top, candidates))
+    zero = _zero_like(candidates, keys.dtype)
+    top = zero + keys.dtype.type(1 << (8 * keys.dtype.itemsize - 1))
+    _, threshold, reached = lax.while_loop(searching, halve, (top, zero, candidates))
     return threshold, reached
 
 
@@ -221,7 +223,15 @@ def _limit(level: jax.Array, digit: jax.Array, k: jax.Array, count, bits: int) -
         higher = limit | (jnp.uint32(1) << (bits - 1 - i).astype(jnp.uint32))
         return jnp.where(count(level & (digit < higher)) <= k, higher, limit)
 
-    return lax.fori_loop(0, bits, grow, jnp.uint32(0))
+    return lax.fori_loop(0, bits, grow, _zero_like(k, jnp.uint32))
+
+
+def _zero_like(scalar: jax.Array, dtype: Any) -> jax.Array:
+    """Start a loop from zero on the mesh of a scalar: a plain constant has none.
+
+    JAX refuses to batch a loop over an explicitly sharded axis if its state begins without a mesh.
+    """
+    return (scalar * 0).astype(dtype)
 
 
 def _flat_index(shape: tuple[int, ...]) -> jax.Array:
