@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = [m.name for m in pkgutil.walk_packages(vis4d_jax_loss.__path__, "vis4d_jax_loss.")]
 NAMES = {name: getattr(vis4d_jax_loss, name) for name in vis4d_jax_loss.__all__}
 NAMES |= {"jax": jax, "jnp": jnp, "NamedSharding": NamedSharding, "P": P}
-PAGES = [ROOT / "README.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "many_devices.md"]
 
 
 @pytest.mark.parametrize("name", MODULES)
