@@ -142,6 +142,11 @@ def test_numpy_reductions_of_nothing_are_0():
         np.testing.assert_array_equal(gradient, 0)
 
 
+def test_numpy_reductions_of_nothing_make_no_nan_on_the_way():
+    with jax.debug_nans(True):
+        assert l1_loss(LOSS, LOSS + 1, jnp.mean, where=jnp.zeros(3, bool)) == 0
+
+
 def test_over_axis_is_a_value():
     reducer = OverAxis(mean_loss, "data")
     assert reducer == OverAxis(mean_loss, "data") != OverAxis(sum_loss, "data")

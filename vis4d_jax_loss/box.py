@@ -22,12 +22,11 @@ def intersection_area(boxes1: jax.Array, boxes2: jax.Array) -> jax.Array:
 def paired_iou(boxes1: jax.Array, boxes2: jax.Array) -> jax.Array:
     """Intersection over union of box i with box i: ``[..., 4]`` twice to ``[...]``.
 
-    It is 0, with zero gradient, for boxes that share no area, degenerate and inverted ones too.
+    It is 0 for boxes that share no area, degenerate and inverted ones too.
     """
     shared = intersection_area(boxes1, boxes2)
     union = box_area(boxes1) + box_area(boxes2) - shared
-    # Without shared area the union may be 0 or, of inverted boxes, meaningless; NaN stays NaN.
-    return safe_divide(shared, jnp.where(shared <= 0, 0, union))
+    return safe_divide(shared, union)
 
 
 def _extent_area(low: jax.Array, high: jax.Array) -> jax.Array:
