@@ -104,6 +104,14 @@ def test_ignored_pairs_take_no_part_in_anything(how, bad):
     assert gradient[0, 1] == 0
 
 
+def test_the_chosen_pairs_are_returned_without_padding():
+    where = jnp.array([[True, True, False, True, True, True]])
+    pred = PRED.at[0, 2].set(jnp.nan)
+    x, weight, _ = EmbeddingDistanceLoss().update_weight(pred, TARGET, jnp.ones((1, 6)), where=where)
+    np.testing.assert_allclose(x, [[0.9, 0.2, 0, 0.01, 0.5, 0.4]], atol=1e-6)
+    np.testing.assert_array_equal(weight, [[1, 1, 0, 0, 1, 1]])
+
+
 @pytest.mark.parametrize("bad", [2.0, 0.5, np.nan])
 def test_a_target_that_is_no_label_gives_nan(bad):
     target = TARGET.astype(float).at[0, 2].set(bad)

@@ -78,6 +78,11 @@ def test_zeros_of_both_signs_tie_and_nan_is_the_largest():
     np.testing.assert_array_equal(masks(values, 3), [True, False, True, True])
 
 
+def test_k_0_among_nan_and_ties():
+    for values in ([jnp.nan, jnp.nan], [0.0, 0.0], [jnp.inf, jnp.nan]):
+        assert not masks(jnp.array(values), 0).any()
+
+
 def test_subnormal_numbers_are_told_apart():
     values = np.array([0.0, 1e-45, 3e-45, -1e-45], np.float32)
     np.testing.assert_array_equal(masks(values, 2), [False, True, True, False])

@@ -101,6 +101,11 @@ def test_targets_of_any_dtype(dtype):
     )
 
 
+def test_minus_1_does_not_fit_unsigned_targets():
+    target = jnp.array([[1, 0, 255]], jnp.uint8)  # what becomes of -1
+    assert np.isnan(multi_pos_cross_entropy(jnp.ones((1, 3)), target)[0])
+
+
 def test_no_columns_and_no_rows():
     np.testing.assert_array_equal(
         multi_pos_cross_entropy(jnp.ones((2, 0)), jnp.ones((2, 0))), [0, 0]

@@ -51,7 +51,7 @@ def top_k_mask(
         >>> print(top_k_mask(jnp.array([1.0, 3.0, 3.0, 3.0, 2.0]), 2))
         [False  True  True False False]
     """
-    values = lax.stop_gradient(jnp.asarray(values))
+    values = jnp.asarray(values)
     where = jnp.asarray(True if where is None else where)
     k = jnp.asarray(min(k, _INT32_MAX) if isinstance(k, int) else k)
     _checks.check_real("top_k_mask", values=values)
@@ -75,7 +75,7 @@ def top_k_mask(
     def without_ties() -> jax.Array:
         return where & (keys >= threshold)
 
-    return lax.cond(reached == k, without_ties, with_ties) & (k > 0)
+    return lax.cond(reached == k, without_ties, with_ties)
 
 
 def random_k_mask(

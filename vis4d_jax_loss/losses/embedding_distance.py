@@ -127,7 +127,7 @@ def _update_weight(
     weighted = ~(weight <= 0) if mask is None else ~(weight <= 0) & cover(mask, pred.shape)
     positive, negative, unknown = pair_masks(function, target, weighted)
     valid = positive | negative
-    x, weight = to_float(blank(pred, mask), blank(weight, valid | unknown))
+    x, weight = to_float(blank(pred, mask), weight)
     _checks.expect_finite(function, pred=blank(x, valid))
     x = jnp.where(positive, x - max(pos_margin, 0.0), x)
     x = clamp(jnp.where(negative, x - max(neg_margin, 0.0), x), 0.0, 1.0)
