@@ -289,6 +289,12 @@ def test_top_k_mask_selects_the_global_k_with_the_same_ties(kind, where):
             assert mask.sum() == min(max(k, 0), 5 * where.sum())
 
 
+def test_top_k_mask_of_each_row_without_a_mesh_in_context():
+    rows = jax.jit(jax.vmap(vjl.top_k_mask, in_axes=(0, None)))
+    values = spread(VALUES, make_mesh(AxisType.Explicit))
+    np.testing.assert_array_equal(rows(values, 2), rows(VALUES, 2))
+
+
 def test_top_k_mask_over_two_mesh_axes():
     mesh = jax.make_mesh((4, 2), ("hosts", "chips"))
     axes = ("hosts", "chips")
