@@ -27,8 +27,29 @@ REPEATS = 15
 RNG = np.random.default_rng(0)
 # What vis4d imports along the way and its losses never touch.
 UNTOUCHED = set(
-    "appdirs cloudpickle cv2 devtools h5py jsonargparse lightning nuscenes pandas PIL plyfile "
-    "pycocotools pydantic scalabel scipy tensorboard terminaltables timm torchvision tqdm utm".split()
+    [
+        "appdirs",
+        "cloudpickle",
+        "cv2",
+        "devtools",
+        "h5py",
+        "jsonargparse",
+        "lightning",
+        "nuscenes",
+        "pandas",
+        "PIL",
+        "plyfile",
+        "pycocotools",
+        "pydantic",
+        "scalabel",
+        "scipy",
+        "tensorboard",
+        "terminaltables",
+        "timm",
+        "torchvision",
+        "tqdm",
+        "utm",
+    ]
 )
 
 
@@ -113,7 +134,9 @@ def against_jax() -> list[bool]:
         return loss
 
     return [
-        compare("top_k_mask 512 x 1024, of jnp.sort", lambda: top(device, k), lambda: sort(device), 10),
+        compare(
+            "top_k_mask 512 x 1024, of jnp.sort", lambda: top(device, k), lambda: sort(device), 10
+        ),
         compare(
             "absolute 512 x 1024, of jnp.abs",
             step(lambda x: jnp.sum(absolute(x)), x),

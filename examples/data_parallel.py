@@ -167,7 +167,9 @@ def free_port() -> int:
 
 def compare(many: Run, one: Run) -> bool:
     """Print each loss of both runs; True if all are equal but for rounding."""
-    print(f"\n{'loss':<8}{'step':>6}{f'{many.devices} devices':>14}{'1 device':>14}{'difference':>14}")
+    print(
+        f"\n{'loss':<8}{'step':>6}{f'{many.devices} devices':>14}{'1 device':>14}{'difference':>14}"
+    )
     worst = 0.0
     for key in one.history[0]:
         for step in sorted({0, len(one.history) - 1}):
@@ -176,7 +178,10 @@ def compare(many: Run, one: Run) -> bool:
         pairs = zip(many.history, one.history, strict=True)
         worst = max(worst, *(abs(a[key] - b[key]) / max(abs(b[key]), 1e-3) for a, b in pairs))
     equal = math.isfinite(worst) and worst <= TOLERANCE
-    print(f"\nall losses of all {len(one.history)} steps are {'equal' if equal else 'NOT EQUAL'}:", end=" ")
+    print(
+        f"\nall losses of all {len(one.history)} steps are {'equal' if equal else 'NOT EQUAL'}:",
+        end=" ",
+    )
     print(f"the largest relative difference is {worst:.1e}")
     print(f"{many.scenes_per_second:.1f} scenes a second on {many.devices} devices,", end=" ")
     print(f"{one.scenes_per_second:.1f} on one")
@@ -188,14 +193,24 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=10, help="training steps (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of scenes and weights (%(default)s)")
-    parser.add_argument("--batch", type=int, default=SCENES_PER_STEP, help="scenes a step (%(default)s)")
-    parser.add_argument("--processes", type=int, default=1, help="on CPU, over loopback (%(default)s)")
+    parser.add_argument(
+        "--batch", type=int, default=SCENES_PER_STEP, help="scenes a step (%(default)s)"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, help="on CPU, over loopback (%(default)s)"
+    )
     parser.add_argument("--cpu-devices", type=int, default=0, help="simulate so many a process")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--coordinator", help=argparse.SUPPRESS)
     parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    for name, least in {"steps": 2, "batch": 1, "processes": 1, "cpu-devices": 0, "seed": 0}.items():
+    for name, least in {
+        "steps": 2,
+        "batch": 1,
+        "processes": 1,
+        "cpu-devices": 0,
+        "seed": 0,
+    }.items():
         value = getattr(options, name.replace("-", "_"))
         if value < least:
             parser.error(f"--{name} must be at least {least}, got {value}")
@@ -205,7 +220,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if options.worker is None:
         devices = options.processes * len(jax.devices())
         if options.batch % devices:
-            parser.error(f"--batch must be a multiple of the {devices} devices, got {options.batch}")
+            parser.error(
+                f"--batch must be a multiple of the {devices} devices, got {options.batch}"
+            )
     return options
 
 
@@ -216,10 +233,8 @@ def main(argv: list[str] | None = None) -> None:
         work(options)
         return
     settings = options.steps, options.seed, options.batch
-    if options.processes > 1:
-        many = launch(options)
-    else:
-        many = train(mesh_of(jax.devices()), *settings)
+    everywhere = jax.devices()
+    many = launch(options) if options.processes > 1 else train(mesh_of(everywhere), *settings)
     one = train(mesh_of(jax.devices()[:1]), *settings)
     if not compare(many, one):
         sys.exit(1)

@@ -16,12 +16,21 @@ import vis4d_jax_loss as vjl
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow
 def test_eight_devices():
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
     }
-    command = [sys.executable, "-m", "pytest", "-q", "--no-header", str(HERE / "eight_devices.py")]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n=0",
+        "--no-header",
+        str(HERE / "eight_devices.py"),
+    ]
     done = subprocess.run(
         command, cwd=HERE.parent, env=environment, capture_output=True, text=True, timeout=600
     )
