@@ -26,31 +26,29 @@ from vis4d_jax_loss._numerics import absolute
 REPEATS = 15
 RNG = np.random.default_rng(0)
 # What vis4d imports along the way and its losses never touch.
-UNTOUCHED = set(
-    [
-        "appdirs",
-        "cloudpickle",
-        "cv2",
-        "devtools",
-        "h5py",
-        "jsonargparse",
-        "lightning",
-        "nuscenes",
-        "pandas",
-        "PIL",
-        "plyfile",
-        "pycocotools",
-        "pydantic",
-        "scalabel",
-        "scipy",
-        "tensorboard",
-        "terminaltables",
-        "timm",
-        "torchvision",
-        "tqdm",
-        "utm",
-    ]
-)
+UNTOUCHED = {
+    "appdirs",
+    "cloudpickle",
+    "cv2",
+    "devtools",
+    "h5py",
+    "jsonargparse",
+    "lightning",
+    "nuscenes",
+    "pandas",
+    "PIL",
+    "plyfile",
+    "pycocotools",
+    "pydantic",
+    "scalabel",
+    "scipy",
+    "tensorboard",
+    "terminaltables",
+    "timm",
+    "torchvision",
+    "tqdm",
+    "utm",
+}
 
 
 class Untouched:
