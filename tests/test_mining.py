@@ -1,7 +1,6 @@
 """Exactly k, exactly the largest, exactly the lowest index, whatever the type, rank or transform."""
 
 import math
-import random
 
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
@@ -12,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 
 from vis4d_jax_loss import random_k_mask, top_k_mask
-from vis4d_jax_loss.mining import negatives_to_keep
 
 SHAPES = [(), (0,), (7,), (2, 5), (2, 1, 4)]
 DTYPES = ["float32", "float16", "int8", "uint8", "int32", "uint32", "int16"]
@@ -140,57 +138,6 @@ def test_random_k_mask_chooses_each_candidate_equally_often():
     share = jax.jit(jax.vmap(lambda key: random_k_mask(key, 2, where)))(keys).mean(axis=0)
     # Each of 4 candidates with probability 1/2; the standard error is 0.008.
     np.testing.assert_allclose(share, [0.5, 0.5, 0, 0.5, 0.5], atol=0.04)
-
-
-def python_negatives(num_pos, num_neg, neg_pos_ub):
-    num_pos = max(1, num_pos)
-    if neg_pos_ub > 0 and num_neg / num_pos > neg_pos_ub:
-        return int(num_pos * neg_pos_ub)
-    return num_neg
-
-
-@pytest.mark.parametrize(
-    "neg_pos_ub",
-    [
-        0.29,
-        0.5,
-        1.1,
-        2.3,
-        1 / 3,
-        0.1,
-        3,
-        123.456,
-        1e-5,
-        2**-30,
-        1e5 + 0.1,
-        1e9,
-        -1.0,
-        0.0,
-        math.inf,
-        math.nan,
-    ],
-)
-def test_negatives_to_keep_is_what_python_computes(neg_pos_ub):
-    rng = random.Random(0)
-    top = 2**31 - 1
-    counts = [*range(400), *(rng.randint(0, top) for _ in range(600)), 100, 200, 300, top]
-    finite = neg_pos_ub if math.isfinite(neg_pos_ub) else 3.0
-    pairs = [
-        (p, min(max(0, int(max(1, p) * finite) + d), top)) for p in counts for d in (-1, 0, 1, 9)
-    ]
-    pos, neg = (jnp.array(column, jnp.int32) for column in zip(*pairs, strict=True))
-    kept = jax.jit(jax.vmap(lambda p, n: negatives_to_keep(p, n, neg_pos_ub)))(pos, neg)
-    expected = [python_negatives(p, n, neg_pos_ub) for p, n in pairs]
-    np.testing.assert_array_equal(kept, np.minimum(expected, neg))
-
-
-def test_negatives_to_keep_rounds_as_doubles_do():
-    # Exactly, all three products lie below the integer; the double nearest to 300 * 0.29 is 87.
-    assert [int(n * 0.29) for n in (100, 200, 300)] == [28, 57, 87]
-    for num_pos, kept in ((100, 28), (200, 57), (300, 87)):
-        assert negatives_to_keep(jnp.int32(num_pos), jnp.int32(10**6), 0.29) == kept
-    # 29 / 100 is 0.29 and not more than it, so the limit of 28 does not apply.
-    assert negatives_to_keep(jnp.int32(100), jnp.int32(29), 0.29) == 29
 
 
 def test_errors():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks
+from vis4d_jax_loss import _checks, _value_checks
 from vis4d_jax_loss._numerics import absolute, blank, to_float
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.reducer import LossReducer, identity_loss, reduce_loss
@@ -129,7 +129,7 @@ def paired(
     _checks.check_same_shape(function, pred=pred, target=target)
     _checks.check_where(function, mask, pred.shape)
     pred, target = to_float(blank(pred, mask), blank(target, mask))
-    _checks.expect_finite(function, pred=pred)
+    _value_checks.expect_finite(function, pred=pred)
     return pred, target, mask
 
 

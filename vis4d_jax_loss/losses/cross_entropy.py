@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks
+from vis4d_jax_loss import _checks, _value_checks
 from vis4d_jax_loss._numerics import cover, to_float
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.reducer import LossReducer, identity_loss, mean_loss, reduce_loss
@@ -75,11 +75,11 @@ def cross_entropy(
     if mask is not None:
         ignored |= ~cover(mask, labels.shape)
     invalid = ~ignored & ((labels < 0) | (labels >= num_classes))
-    _checks.expect_labels(name, invalid, num_classes)
+    _value_checks.expect_labels(name, invalid, num_classes)
 
     (logits,) = to_float(output)
     logits = jnp.where(lax.expand_dims(ignored, [axis]), 0, logits)
-    _checks.expect_finite(name, output=logits)
+    _value_checks.expect_finite(name, output=logits)
     # Selecting and summing instead of a gather: it fuses with the softmax, its gradient needs no
     # scatter, and any axis may be sharded, the classes too.
     classes = lax.broadcasted_iota(jnp.int32, output.shape, axis)

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks
+from vis4d_jax_loss import _checks, _value_checks
 from vis4d_jax_loss._numerics import blank, clamp, cover, to_float
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses.common import l2_loss
-from vis4d_jax_loss.mining import negatives_to_keep, pair_masks, random_k_mask, top_k_mask
+from vis4d_jax_loss.mining import random_k_mask, top_k_mask
+from vis4d_jax_loss.pairs import negatives_to_keep, pair_masks
 from vis4d_jax_loss.reducer import (
     AxisName,
     LossReducer,
@@ -128,7 +129,7 @@ def _update_weight(
     positive, negative, unknown = pair_masks(function, target, weighted)
     valid = positive | negative
     x, weight = to_float(blank(pred, mask), weight)
-    _checks.expect_finite(function, pred=blank(x, valid))
+    _value_checks.expect_finite(function, pred=blank(x, valid))
     x = jnp.where(positive, x - max(pos_margin, 0.0), x)
     x = clamp(jnp.where(negative, x - max(neg_margin, 0.0), x), 0.0, 1.0)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks
+from vis4d_jax_loss import _checks, _value_checks
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.box import paired_iou
 from vis4d_jax_loss.losses.common import paired
@@ -67,7 +67,7 @@ def iou_loss(
     mask = None if where is None else jnp.asarray(where)
     _checks.check_where("iou_loss", mask, pred.shape[:-1])
     pred, target, mask = paired("iou_loss", pred, target, mask)
-    _checks.expect_ordered_boxes("iou_loss", pred=pred, target=target)
+    _value_checks.expect_ordered_boxes("iou_loss", pred=pred, target=target)
 
     iou = paired_iou(pred, target)
     eps = max(eps, float(jnp.finfo(iou.dtype).tiny))

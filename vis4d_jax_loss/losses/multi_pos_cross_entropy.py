@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks
+from vis4d_jax_loss import _checks, _value_checks
 from vis4d_jax_loss._numerics import blank, to_float
 from vis4d_jax_loss.base import Loss
-from vis4d_jax_loss.mining import pair_masks
+from vis4d_jax_loss.pairs import pair_masks
 from vis4d_jax_loss.reducer import (
     AxisName,
     LossReducer,
@@ -72,7 +72,7 @@ def multi_pos_cross_entropy(
     pairs = pair_masks(name, target, mask)
     valid = pairs.positive | pairs.negative
     (pred,) = to_float(blank(pred, valid))
-    _checks.expect_finite(name, pred=pred)
+    _value_checks.expect_finite(name, pred=pred)
     negatives = jax.nn.logsumexp(pred, axis=-1, where=pairs.negative)
     positives = jax.nn.logsumexp(-pred, axis=-1, where=pairs.positive)
     loss = jax.nn.softplus(negatives + positives)

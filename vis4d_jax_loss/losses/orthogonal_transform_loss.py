@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks
+from vis4d_jax_loss import _checks, _value_checks
 from vis4d_jax_loss._numerics import blank, to_float
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss, mean_loss, reduce_loss
@@ -62,7 +62,7 @@ def orthogonal_transform_regularization_loss(
         _checks.check_rank(name, "[N, r, c]", transform=transform)
         _checks.check_where(name, mask, transform.shape[:1])
         (x,) = to_float(blank(transform, mask))
-        _checks.expect_finite(name, transform=x)
+        _value_checks.expect_finite(name, transform=x)
         product = jnp.matmul(x, x.mT, precision="highest")
         identity = jnp.eye(x.shape[1], dtype=x.dtype)
         norms = optax.safe_norm(product - identity[None], 0.0, axis=(1, 2))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks
+from vis4d_jax_loss import _checks, _value_checks
 from vis4d_jax_loss._numerics import blank, cover, to_float
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses.common import smooth_l1_loss
@@ -76,7 +76,7 @@ def rotation_loss(
     pred, target_res = to_float(pred[:, : 3 * num_bins], target_res[:, :num_bins])
     pred, target_bin = blank(pred, mask), blank(target_bin.astype(pred.dtype), mask)
     logits, sines, cosines = pred[:, :num_bins], pred[:, num_bins::2], pred[:, num_bins + 1 :: 2]
-    _checks.expect_finite(name, pred=logits)
+    _value_checks.expect_finite(name, pred=logits)
     bins = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, target_bin), axis=-1)
 
     active = target_bin == 1 if mask is None else (target_bin == 1) & cover(mask, target_bin.shape)
