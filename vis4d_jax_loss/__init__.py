@@ -1,6 +1,8 @@
 """vis4d_jax_loss: the losses of ``vis4d.op.loss`` for JAX and Flax, exact, masked and finite."""
 
 from vis4d_jax_loss.base import Loss
+from vis4d_jax_loss.composition import LossModule, LossTerm
+from vis4d_jax_loss.keys import data_key, pred_key
 from vis4d_jax_loss.losses.common import (
     L1Loss,
     L2Loss,
@@ -46,7 +48,9 @@ __all__ = [
     "L1Loss",
     "L2Loss",
     "Loss",
+    "LossModule",
     "LossReducer",
+    "LossTerm",
     "MultiLevelSegLoss",
     "MultiPosCrossEntropyLoss",
     "OrthogonalTransformRegularizationLoss",
@@ -56,6 +60,7 @@ __all__ = [
     "SmoothL1Loss",
     "SumWeightedLoss",
     "cross_entropy",
+    "data_key",
     "embedding_distance_loss",
     "identity_loss",
     "iou_loss",
@@ -65,6 +70,7 @@ __all__ = [
     "multi_level_seg_loss",
     "multi_pos_cross_entropy",
     "orthogonal_transform_regularization_loss",
+    "pred_key",
     "random_k_mask",
     "rotation_loss",
     "seg_cross_entropy_loss",
