@@ -29,7 +29,14 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from track_digits import SCENES_PER_STEP, Tracker, load_digits, losses, make_scenes
+from track_digits import (
+    SCENES_PER_STEP,
+    Tracker,
+    load_digits,
+    losses,
+    make_model,
+    make_scenes,
+)
 
 TOLERANCE = 1e-3  # of each loss, relative: rounding differs from step to step and adds up
 TIME_LIMIT = 600  # seconds for a run of several processes
@@ -51,16 +58,16 @@ def train_step(
     model: Tracker, optimizer: nnx.Optimizer, batch: dict[str, jax.Array]
 ) -> dict[str, jax.Array]:
     """One step; all it knows of devices is where its arguments lie."""
-    (total, metrics), grads = nnx.value_and_grad(losses, has_aux=True)(model, batch)
+    (_, metrics), grads = nnx.value_and_grad(losses, has_aux=True)(model, batch)
     optimizer.update(model, grads)
-    return {"total": total, **metrics}
+    return metrics
 
 
 def train(mesh: Mesh, steps: int, seed: int, batch_size: int) -> Run:
     """Train on the mesh's devices, scenes spread over its only axis, the model on every one."""
     digits, _ = load_digits()
     rng = np.random.default_rng(seed)
-    model = Tracker(nnx.Rngs(seed))
+    model = make_model(seed)
     optimizer = nnx.Optimizer(model, optax.adamw(1e-3), wrt=nnx.Param)
     for module in (model, optimizer):
         place(module, NamedSharding(mesh, PartitionSpec()))
@@ -167,14 +174,13 @@ def free_port() -> int:
 
 def compare(many: Run, one: Run) -> bool:
     """Print each loss of both runs; True if all are equal but for rounding."""
-    print(
-        f"\n{'loss':<8}{'step':>6}{f'{many.devices} devices':>14}{'1 device':>14}{'difference':>14}"
-    )
+    columns = (f"{many.devices} devices", "1 device", "difference")
+    print(f"\n{'loss':<22}{'step':>6}" + "".join(f"{column:>14}" for column in columns))
     worst = 0.0
     for key in one.history[0]:
         for step in sorted({0, len(one.history) - 1}):
             a, b = many.history[step][key], one.history[step][key]
-            print(f"{key:<8}{step + 1:>6}{a:>14.6f}{b:>14.6f}{abs(a - b):>14.1e}")
+            print(f"{key:<22}{step + 1:>6}{a:>14.6f}{b:>14.6f}{abs(a - b):>14.1e}")
         pairs = zip(many.history, one.history, strict=True)
         worst = max(worst, *(abs(a[key] - b[key]) / max(abs(b[key]), 1e-3) for a, b in pairs))
     equal = math.isfinite(worst) and worst <= TOLERANCE

@@ -5,7 +5,7 @@ frames, among scratches and noise. Two of them are always of one class: it is an
 must be found again. One small network learns four things at once, in one compiled step:
 
 * digit or background, with an auxiliary level, blurred borders ignored: `MultiLevelSegLoss`;
-* the box of a digit: `IoULoss` and `smooth_l1_loss`;
+* the box of a digit: `IoULoss` and `SmoothL1Loss`;
 * who is who: `MultiPosCrossEntropyLoss`, and `EmbeddingDistanceLoss` with its hard negatives.
 
 The number of digits varies, so their rows are padded, the boxes there with NaN: `where` keeps the
@@ -42,11 +42,15 @@ from tqdm import tqdm
 from vis4d_jax_loss import (
     EmbeddingDistanceLoss,
     IoULoss,
+    LossModule,
+    LossTerm,
     MultiLevelSegLoss,
     MultiPosCrossEntropyLoss,
+    SmoothL1Loss,
+    data_key,
     iou_loss,
     mean_loss,
-    smooth_l1_loss,
+    pred_key,
 )
 
 Arrays = dict[str, np.ndarray] | dict[str, jax.Array]
@@ -130,6 +134,7 @@ def observe(cover: np.ndarray, frame: np.ndarray, rng: np.random.Generator, clic
         "points": np.pad(point, padding).astype(np.float32),
         "boxes": np.pad(box.astype(np.float32), padding, constant_values=np.nan),
         "identity": np.pad(order.astype(np.int32), padding[0], constant_values=-1),
+        "real": np.arange(MAX_DIGITS * clicks) < len(order),
     }
 
 
@@ -155,7 +160,7 @@ def make_scenes(digits: Digits, rng: np.random.Generator, count: int, clicks: in
     Returns:
         frames ``[B, 2, SIZE, SIZE, 1]``; masks ``[B, 2, SIZE, SIZE]`` (1 digit, 0 background, 255
         neither); points ``[B, 2, R, 2]``; boxes ``[B, 2, R, 4]``, NaN in the padding; identity
-        ``[B, 2, R]``, -1 in the padding.
+        ``[B, 2, R]``, -1 in the padding; real ``[B, 2, R]``, False in the padding.
     """
     scenes = [make_scene(digits, rng, clicks) for _ in range(count)]
     return {key: np.stack([scene[key] for scene in scenes]) for key in scenes[0]}
@@ -225,8 +230,7 @@ class Tracker(nnx.Module):
         # From features that see 15 pixels: who it is, not where it is.
         looks = nnx.relu(self.look(read(quarter, grid[..., 0, :], grid[..., 1, :])))
         return {
-            "logits": upsample(self.mask(fine), 2),
-            "coarse_logits": upsample(self.coarse_mask(merged), 4),
+            "levels": (upsample(self.mask(fine), 2), upsample(self.coarse_mask(merged), 4)),
             "boxes": boxes,
             "embeddings": self.embed(looks),
         }
@@ -242,13 +246,8 @@ predict = nnx.jit(Tracker.__call__)
 
 # ---------------------------------------------------------------------------- losses, training
 
-segmentation_loss = MultiLevelSegLoss(feature_idx=(0, 1), weights=(1.0, 0.5))
-overlap_loss = IoULoss(mean_loss, mode="square")
-track_loss = MultiPosCrossEntropyLoss()
-distance_loss = EmbeddingDistanceLoss()
 
-
-def pair_losses(embeddings: jax.Array, identity: jax.Array) -> Arrays:
+def identity_losses(embeddings: jax.Array, identity: jax.Array) -> Arrays:
     """How well the rows ``[2, R]`` of a scene tell its digits apart, in and across its frames."""
     embeddings, identity = embeddings.reshape(-1, embeddings.shape[-1]), identity.reshape(-1)
     real = identity >= 0
@@ -260,30 +259,29 @@ def pair_losses(embeddings: jax.Array, identity: jax.Array) -> Arrays:
     unit = embeddings * jax.lax.rsqrt((embeddings**2).sum(-1, keepdims=True) + 1e-6)
     dot, cosine = embeddings @ embeddings.T, unit @ unit.T
     return {
-        "track": track_loss(dot, same, weight, weight.sum(), where=pair),
-        "dist": distance_loss(cosine, same, where=pair),
+        "track": MultiPosCrossEntropyLoss()(dot, same, weight, weight.sum(), where=pair),
+        "dist": EmbeddingDistanceLoss()(cosine, same, where=pair),
     }
 
 
-def scene_losses(outputs: Arrays, scene: Arrays) -> Arrays:
-    """Each weighted loss of one scene, a pair of frames."""
-    levels = (outputs["logits"], outputs["coarse_logits"])
-    segmentation = segmentation_loss(levels, scene["masks"])
-    boxes, real = scene["boxes"], scene["identity"] >= 0
-    return {
-        "seg": segmentation["loss_seg_level0"],
-        "aux": segmentation["loss_seg_level1"],
-        "iou": 2.0 * overlap_loss(outputs["boxes"], boxes, where=real),
-        "l1": 0.05 * smooth_l1_loss(outputs["boxes"], boxes, mean_loss, where=real),
-        **pair_losses(outputs["embeddings"], scene["identity"]),
+MASKS = {"outputs": pred_key("levels"), "target": data_key("masks")}
+BOXES = {"pred": pred_key("boxes"), "target": data_key("boxes"), "where": data_key("real")}
+ROWS = {"embeddings": pred_key("embeddings"), "identity": data_key("identity")}
+objective = LossModule(
+    {
+        "mask": LossTerm(MultiLevelSegLoss(feature_idx=(0, 1), weights=(1.0, 0.5)), inputs=MASKS),
+        "iou": LossTerm(IoULoss(mean_loss, mode="square"), weight=2.0, inputs=BOXES),
+        "l1": LossTerm(SmoothL1Loss(mean_loss), weight=0.05, inputs=BOXES),
+        "who": LossTerm(
+            lambda **rows: jax.tree.map(jnp.mean, jax.vmap(identity_losses)(**rows)), inputs=ROWS
+        ),
     }
+)
 
 
 def losses(model: Tracker, batch: Arrays) -> tuple[jax.Array, Arrays]:
-    """The total, and the losses it is the sum of: means over the scenes."""
-    outputs = model(batch["frames"], batch["points"])
-    metrics = jax.tree.map(jnp.mean, jax.vmap(scene_losses)(outputs, batch))
-    return sum(metrics.values()), metrics
+    """The total, and the weighted losses it is the sum of."""
+    return objective(model(batch["frames"], batch["points"]), batch)
 
 
 def train(model: Tracker, digits: Digits, steps: int, rng: np.random.Generator) -> int:
@@ -296,17 +294,17 @@ def train(model: Tracker, digits: Digits, steps: int, rng: np.random.Generator) 
     def step(model: Tracker, optimizer: nnx.Optimizer, batch: Arrays):
         nonlocal traces
         traces += 1  # Python runs this line only while JAX traces the step.
-        (total, metrics), grads = nnx.value_and_grad(losses, has_aux=True)(model, batch)
+        (_, metrics), grads = nnx.value_and_grad(losses, has_aux=True)(model, batch)
         optimizer.update(model, grads)
-        return total, metrics
+        return metrics
 
     progress = tqdm(range(steps), unit="step", ncols=110, mininterval=0.5)
     for index in progress:
-        total, metrics = step(model, optimizer, make_scenes(digits, rng, SCENES_PER_STEP))
+        metrics = step(model, optimizer, make_scenes(digits, rng, SCENES_PER_STEP))
         # To read a number is to wait for it: not at every step.
         if index % 10 == 0 or index == steps - 1:
-            terms = " ".join(f"{key} {value:.2f}" for key, value in metrics.items())
-            progress.set_postfix_str(f"loss {total:.2f}: {terms}", refresh=False)
+            parts = (f"{key} {value:.2f}" for key, value in metrics.items() if "." not in key)
+            progress.set_postfix_str(" ".join(parts), refresh=False)
     return traces
 
 
@@ -330,10 +328,10 @@ def match(embeddings: np.ndarray, identity: np.ndarray) -> tuple[np.ndarray, np.
 def evaluate(model: Tracker, scenes: Arrays) -> dict[str, float]:
     """Mean IoU of masks and of boxes, and the rate at which a digit is matched to itself."""
     outputs = jax.device_get(predict(model, scenes["frames"], scenes["points"]))
-    mask, found = scenes["masks"], outputs["logits"].argmax(-1) == 1
+    mask, found = scenes["masks"], outputs["levels"][0].argmax(-1) == 1
     inside = (found & (mask == 1)).sum((-2, -1))
     either = (found & (mask == 0) | (mask == 1)).sum((-2, -1))
-    real = scenes["identity"] >= 0
+    real = scenes["real"]
     miss = iou_loss(outputs["boxes"], scenes["boxes"], mean_loss, "linear", where=real)
     _, right = match(outputs["embeddings"], scenes["identity"])
     values = (inside / either).mean(), 1 - miss, right[real[:, 0]].mean()
@@ -351,6 +349,7 @@ TITLES = ("now", "next frame, coloured by match", "masks now", "masks in the nex
 def draw(model: Tracker, scenes: Arrays, caption: str, out: Path) -> None:
     """Write a picture of the first two scenes, and of the one with the most wrong matches."""
     outputs = jax.device_get(predict(model, scenes["frames"], scenes["points"]))
+    found = {"boxes": outputs["boxes"], "found": outputs["levels"][0].argmax(-1) == 1}
     matched, right = match(outputs["embeddings"], scenes["identity"])
     wrong = (scenes["identity"][:, 0] >= 0) & ~right
     shown = [0, 1, 2 + wrong[2:].sum(1).argmax()]
@@ -358,7 +357,7 @@ def draw(model: Tracker, scenes: Arrays, caption: str, out: Path) -> None:
     figure = Figure((10, 10 * (height + 48) / (width + 16)), dpi=96, facecolor=PAPER)
     axes = figure.add_axes((0, 0, 1, 1))
     for row, index in enumerate(shown):
-        scene = {key: value[index] for key, value in (scenes | outputs).items()}
+        scene = {key: value[index] for key, value in (scenes | found).items()}
         draw_scene(axes, scene, matched[index], right[index], row * STEP)
     for column, title in enumerate(TITLES):
         axes.text(column * STEP, -4, title, color=TEXT, fontsize=10)
@@ -380,7 +379,7 @@ def draw_scene(axes: Axes, scene: Arrays, matched: np.ndarray, right: np.ndarray
     corners = scene["boxes"] + np.array([[0, top] * 2, [STEP, top] * 2])[:, None]
     for moment in range(2):
         frame = np.clip(scene["frames"][moment], 0, 1).repeat(3, axis=-1)
-        found = scene["logits"][moment].argmax(-1) == 1
+        found = scene["found"][moment]
         masks = np.where(found[..., None], to_rgb(QUIET), 0.35 * frame)
         boxes = scene["boxes"][moment].round().clip(0).astype(int)
         for row, colour in enumerate(tints[moment]):

@@ -179,6 +179,18 @@ def test_segmentation_cuts_the_margin_at_the_right_and_the_bottom(class_axis):
     np.testing.assert_array_equal(gradient != 0, gradient_inside)
 
 
+@pytest.mark.parametrize("lead", [(), (2, 3)])
+def test_segmentation_of_one_image_or_of_video(lead):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(*lead, 5, 7, 3)), rng.integers(0, 3, (*lead, 4, 5))
+    expected = cross_entropy(logits[..., :4, :5, :], labels)
+    np.testing.assert_allclose(seg_cross_entropy_loss(logits, labels), expected.mean(), rtol=1e-6)
+    if lead:
+        one_frame_less = logits[:, 1:]
+        with pytest.raises(ValueError, match=r"at least as large as target \[..., H, W\]"):
+            seg_cross_entropy_loss(one_frame_less, labels)
+
+
 def test_segmentation_modules_name_their_losses():
     logits, labels = jnp.zeros((1, 4, 4, 2)), jnp.full((1, 3, 3), 7)
     assert SegCrossEntropyLoss()(logits, labels, 7) == {"loss_seg": 0}
@@ -193,6 +205,8 @@ def test_segmentation_mismatches():
         ValueError, match=r"seg_cross_entropy_loss: output .* at least as large as targ"
     ):
         seg_cross_entropy_loss(logits, labels)
+    with pytest.raises(ValueError, match=r"at least as large as target \[..., H, W\]"):
+        seg_cross_entropy_loss(jnp.zeros((4, 3)), jnp.zeros(4))
     with pytest.raises(ValueError, match="class_axis=1"):
         seg_cross_entropy_loss(jnp.zeros((2, 3, 4, 4)), jnp.zeros((2, 4, 4)))
     with pytest.raises(ValueError, match="feature_idx must not repeat a level"):

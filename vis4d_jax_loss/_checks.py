@@ -90,16 +90,15 @@ def check_logits(
     )
     rule = "output without its class axis must have the shape of target"
     if crop:
-        rule = "output without its class axis must be at least as large as target [N, H, W]"
+        rule = "output without its class axis must be at least as large as target [..., H, W]"
     with _rule(function, rule, remedy, output=output, target=target):
         chex.assert_rank(output, target.ndim + 1)
         if not -output.ndim <= class_axis < output.ndim:
             raise AssertionError
         shape = tuple(n for i, n in enumerate(output.shape) if i != class_axis % output.ndim)
         if crop:
-            chex.assert_rank(target, 3)
-            larger = all(n >= m for n, m in zip(shape[1:], target.shape[1:], strict=True))
-            if shape[0] != target.shape[0] or not larger:
+            larger = all(n >= m for n, m in zip(shape[-2:], target.shape[-2:], strict=True))
+            if target.ndim < 2 or shape[:-2] != target.shape[:-2] or not larger:
                 raise AssertionError
         else:
             chex.assert_shape(target, shape)

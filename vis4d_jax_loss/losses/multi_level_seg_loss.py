@@ -29,9 +29,9 @@ def multi_level_seg_loss(
     Each level is :func:`seg_cross_entropy_loss` times its weight.
 
     Args:
-        outputs: Logits of the levels, each ``[N, H', W', C]``, or ``[N, C, H', W']`` with
-            ``class_axis=1``, and at least as large as ``target``.
-        target: Labels ``[N, H, W]`` from 0 to C - 1, or ``ignore_index``.
+        outputs: Logits of the levels, each ``[..., H', W', C]``, such as ``[N, H', W', C]``, or
+            ``[N, C, H', W']`` with ``class_axis=1``, and at least as large as ``target``.
+        target: Labels ``[..., H, W]`` from 0 to C - 1, or ``ignore_index``.
         reducer: Maps the losses of one level to the result.
         feature_idx: Which levels take part; may count from the end.
         weights: Weight of each of them; 1 by default.

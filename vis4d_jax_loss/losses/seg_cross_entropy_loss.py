@@ -28,9 +28,9 @@ def seg_cross_entropy_loss(
     part. The formula is that of :func:`cross_entropy`.
 
     Args:
-        output: Logits ``[N, H', W', C]``, or ``[N, C, H', W']`` with ``class_axis=1``, where
-            ``H' >= H`` and ``W' >= W``.
-        target: Labels ``[N, H, W]`` from 0 to C - 1, or ``ignore_index``; any other label makes
+        output: Logits ``[..., H', W', C]``, such as ``[N, H', W', C]``, or ``[N, C, H', W']`` with
+            ``class_axis=1``, where ``H' >= H`` and ``W' >= W``.
+        target: Labels ``[..., H, W]`` from 0 to C - 1, or ``ignore_index``; any other label makes
             the loss NaN.
         reducer: Maps the losses to the result. ``mean_loss`` divides by all pixels; with
             ``where=target != ignore_index`` it divides by the valid ones.
