@@ -125,6 +125,12 @@ def test_weights_that_are_arrays_are_leaves():
     assert slopes.terms["l2"].weight == 2.0  # not a leaf
 
 
+def test_a_schedule_may_be_a_pytree():
+    schedule = jax.tree_util.Partial(lambda slope, step: slope * step, jnp.float32(2))
+    objective = LossModule({"l1": LossTerm(L1, schedule, PAIR)})
+    assert jax.jit(lambda o: o(OUTPUTS, BATCH, step=3)[0])(objective) == 12
+
+
 def test_weights_by_key_of_a_dict_valued_loss():
     loss = vjl.MultiLevelSegLoss(feature_idx=(0, 1))
     schedule = optax.constant_schedule(0.5)
@@ -176,6 +182,11 @@ def test_exclude_one_loss_of_a_dict_or_all_of_it():
         assert floats(metrics) == {"t.a": 1.0, "t.b.c": 2.0, "t.b.d": 3.0, "loss": total}
 
 
+def test_a_name_does_not_exclude_those_that_begin_like_it():
+    objective = LossModule({"l1": L1_TERM, "l10": L1_TERM}, ["l1"])
+    assert objective(OUTPUTS, BATCH)[0] == 2
+
+
 def test_excluding_everything_gives_0_with_gradient_0():
     objective = LossModule({"l1": LossTerm(L1, 1.0, PAIR)}, ["l1"])
     (total, _), grads = jax.value_and_grad(objective, has_aux=True)(OUTPUTS, BATCH)
@@ -185,8 +196,11 @@ def test_excluding_everything_gives_0_with_gradient_0():
 
 
 def test_a_module_is_a_term_of_another():
-    inner = LossModule({"l1": LossTerm(L1, 2.0, PAIR), "l2": LossTerm(L2, 1.0, PAIR)}, ["l2"])
-    part = {"outputs": pred_key("head"), "batch": data_key("now")}
+    inner_inputs = {"pred": pred_key("x"), "target": data_key("now.x")}
+    inner = LossModule(
+        {"l1": LossTerm(L1, 2.0, inner_inputs), "l2": LossTerm(L2, 1.0, inner_inputs)}, ["l2"]
+    )
+    part = {"outputs": pred_key("head")}
     objective = LossModule(
         {
             "head": LossTerm(inner, optax.constant_schedule(10.0), part),
@@ -238,12 +252,14 @@ def test_any_callable_is_a_term():
             "keywords": LossTerm(functools.partial(mean_of, vjl.l2_loss), inputs=PAIR),
             "function": LossTerm(vjl.seg_cross_entropy_loss, inputs=SEG),
             "constant": LossTerm(lambda: 0.25),
+            "builtin": LossTerm(dict, inputs={"a": data_key("scale")}),
             "numpy": LossTerm(lambda x: np.float64(2), inputs={"x": pred_key("x")}),
             "ufunc": LossTerm(lambda x: jnp.max(x), inputs={"x": pred_key("x")}),
         }
     )
-    _, metrics = jax.jit(objective)(OUTPUTS, BATCH)
+    _, metrics = jax.jit(objective)(OUTPUTS, BATCH | {"scale": 0.5})
     assert floats(metrics) == {
+        "builtin.a": 0.5,
         "optax": 2.5,
         "partial": 3.0,
         "keywords": 5.0,
@@ -251,7 +267,7 @@ def test_any_callable_is_a_term():
         "constant": 0.25,
         "numpy": 2.0,
         "ufunc": 3.0,
-        "loss": 2.5 + 3 + 5 + LOG2 + 0.25 + 2 + 3,
+        "loss": 2.5 + 3 + 5 + LOG2 + 0.25 + 0.5 + 2 + 3,
     }
 
 
@@ -282,6 +298,11 @@ class Boxes(NamedTuple):
     count: int
 
 
+@dataclasses.dataclass(slots=True)
+class Slots:
+    boxes: Any
+
+
 @pytest.mark.parametrize(
     ("outputs", "path"),
     [
@@ -293,6 +314,7 @@ class Boxes(NamedTuple):
         (Outputs({"box": Boxes(1.0, 2)}), "heads.box.xyxy"),
         (SimpleNamespace(levels=[0.0, Outputs(1.0)]), "levels.1.heads"),
         ({0: {"x": 1.0}}, "0.x"),
+        (Slots((1.0, 2.0)), "boxes.0"),
         (nnx.Dict(box=nnx.List([jnp.float32(1)])), "box.0"),
     ],
 )
@@ -349,8 +371,12 @@ def test_where_of_the_call_narrows_each_mask():
     assert metrics["unmasked"] == pytest.approx(valid.mean())
     _, metrics = objective(x, batch, where=valid)
     assert metrics["same"] == pytest.approx(np.abs(x[:2][valid[:2]]).mean())
+    finer = LossModule({"t": objective.terms["finer"]})
     with pytest.raises(ValueError, match=r"LossModule: where must cover the leading axes"):
-        LossModule({"t": objective.terms["finer"]})(x, batch, where=np.ones(2, bool))
+        finer(x, batch, where=np.ones(2, bool))
+    for where in (np.ones(3), np.ones((3, 4))):
+        with pytest.raises(TypeError, match=r"LossModule: where must be boolean"):
+            finer(x, batch | {"valid": valid[:, 0]}, where=where)
 
 
 def test_a_mask_that_a_partial_has_bound_stays():
@@ -501,6 +527,11 @@ def of(loss, weight=1.0):
             lambda: call({"t": LossTerm(identity, 1.0, {"x": pred_key("x.T")})}),
             ValueError,
             'LossModule: inputs must name what is there, and "T" is not, got outputs.x.T. An array of shape (2,) has no parts.',
+        ),
+        (
+            lambda: call({"t": value_term()}, SimpleNamespace(logits=1, _private=2), {}),
+            ValueError,
+            'LossModule: inputs must name what is there, and "value" is not, got outputs.value. There is "logits".',
         ),
         (
             lambda: LossTerm(L1, inputs={"pred": pred_key("x"), "targets": data_key("x")}),

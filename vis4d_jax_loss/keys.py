@@ -59,11 +59,11 @@ def members(node: Any) -> dict[str, Any]:
         return {str(key): value for key, value in node.items()}
     if hasattr(node, "_fields"):
         return {name: getattr(node, name) for name in node._fields}
-    if isinstance(node, Sequence) and not isinstance(node, str):
+    if isinstance(node, Sequence):
         return {str(index): value for index, value in enumerate(node)}
     if dataclasses.is_dataclass(node):
         return {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
-    names = [] if is_array(node) else getattr(node, "__dict__", ())
+    names = getattr(node, "__dict__", ())  # an array has none
     return {name: getattr(node, name) for name in names if not name.startswith("_")}
 
 
