@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 
 import jax
@@ -17,7 +18,10 @@ ROOT = Path(__file__).parents[1]
 MODULES = [m.name for m in pkgutil.walk_packages(vis4d_jax_loss.__path__, "vis4d_jax_loss.")]
 NAMES = {name: getattr(vis4d_jax_loss, name) for name in vis4d_jax_loss.__all__}
 NAMES |= {"jax": jax, "jnp": jnp, "NamedSharding": NamedSharding, "P": P}
-PAGES = [ROOT / "README.md", ROOT / "docs" / "many_devices.md"]
+DOCS = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "gallery").glob("*.md")])
+PAGES = [page for page in [ROOT / "README.md", *DOCS] if ">>>" in page.read_text()]
+LOSSES = [name for name in vis4d_jax_loss.__all__ if re.search("[a-z](_loss|entropy)$", name)]
+SHOWN = re.findall(r"{source} (\S+)::(\S+)", (ROOT / "docs" / "numeric_traps.md").read_text())
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -30,6 +34,19 @@ def test_pages_run(page):
     results = doctest.testfile(str(page), module_relative=False)
     assert results.attempted > 0
     assert results.failed == 0
+
+
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"identity_loss", "mean_loss", "sum_loss"}))
+def test_every_loss_has_a_gallery_page(name):
+    page = (ROOT / "docs" / "gallery" / f"{name}.md").read_text()
+    for part in [f"pictures/{name}.png", ":alt: ", ">>>", "## Traps", f"autofunction:: {name}"]:
+        assert part in page
+    assert f"{{formula}} {name}" in page or "$$" in page
+
+
+@pytest.mark.parametrize(("path", "name"), SHOWN)
+def test_every_numeric_trap_names_a_guard_and_a_test_that_exist(path, name):
+    assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", sorted(set(vis4d_jax_loss.__all__) - {"LossReducer"}))

@@ -1,0 +1,82 @@
+"""What the pages add to Sphinx: formulas of docstrings, sources of guards, tables for phones."""
+
+import ast
+import inspect
+import re
+import textwrap
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util.docutils import SphinxDirective
+
+import vis4d_jax_loss
+
+ROOT = Path(__file__).parents[1]
+
+
+class Formula(SphinxDirective):
+    """``{formula} iou_loss``: the formula of that function's docstring."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        (name,) = self.arguments
+        doc = inspect.getdoc(getattr(vis4d_jax_loss, name)) or ""
+        found = re.search(r"^\.\. math::(.*?)(?=^\S|\Z)", doc, re.DOTALL | re.MULTILINE)
+        if found is None:
+            raise self.error(f"The docstring of {name} holds no formula.")
+        text = textwrap.dedent(found[1]).strip()
+        return [nodes.math_block(text, text, label=None, number=None, nowrap=False)]
+
+
+class Source(SphinxDirective):
+    """``{source} tests/test_numerics.py::test_absolute``: the text of a function, folded away.
+
+    One that is not there is an error: no page can name a guard or a test that is gone.
+    """
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        path, name = self.arguments[0].split("::")
+        self.env.note_dependency(str(ROOT / path))
+        source = function_source((ROOT / path).read_text(), name)
+        if source is None:
+            raise self.error(f"There is no {name} in {path}.")
+        what = "Test" if path.startswith("tests/") else "Guard"
+        text = f":::{{dropdown}} {what}: `{name}` in `{path}`\n```python\n{source}\n```\n:::"
+        return self.parse_text_to_nodes(text)
+
+
+def function_source(module: str, name: str) -> str | None:
+    """A function of a module with its rule for derivatives, without docstring; None if gone."""
+    lines, parts = module.splitlines(), []
+    for node in ast.walk(ast.parse(module)):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        decorators = [ast.unparse(d) for d in node.decorator_list]
+        if node.name == name or f"{name}.defjvp" in decorators:
+            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            part = lines[first - 1 : node.end_lineno]
+            if ast.get_docstring(node) and len(node.body) > 1:
+                doc = node.body[0]
+                del part[doc.lineno - first : doc.end_lineno - first + 1]
+            parts.append(textwrap.dedent("\n".join(part)))
+    return "\n\n\n".join(parts) or None
+
+
+class ColumnLabels(SphinxPostTransform):
+    """Repeat in each cell of a table its column's name, for the layout on phones (style.css)."""
+
+    default_priority = 999
+
+    def run(self, **kwargs) -> None:
+        for head in self.document.findall(nodes.thead):
+            names = [entry.astext() for entry in head.findall(nodes.entry)]
+            for row in head.parent.findall(nodes.row):
+                if row.parent is head:
+                    continue
+                for name, entry in zip(names, row.children, strict=True):
+                    if name and entry.astext():
+                        entry.insert(0, nodes.inline(name, name, classes=["column"]))

@@ -1,0 +1,314 @@
+"""Pictures of the gallery: what each loss and its gradient look like, computed by the loss itself.
+
+``python docs/plots.py FOLDER`` draws them all; the build of the site does.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import ndimage
+from skimage import data, filters
+
+import vis4d_jax_loss as vjl
+
+STYLE = Path(__file__).parents[1] / "examples" / "plots.mplstyle"
+GREY = "#8A8A8A"
+
+
+def draw(folder: Path) -> None:
+    """Draw every picture into a folder: ``<loss>.png``, and ``<loss>_small.png`` for the overview.
+
+    The small one is the first panel without its words. Pictures newer than the code are kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = [Path(__file__), STYLE, *Path(vjl.__file__).parent.rglob("*.py")]
+    changed = max(source.stat().st_mtime for source in sources)
+    plt.style.use(STYLE)
+    for loss in PICTURES:
+        picture = folder / f"{loss.__name__}.png"
+        if picture.exists() and picture.stat().st_mtime > changed:
+            continue
+        figure = plt.figure(figsize=(5.2, 4.6))
+        loss(figure)
+        figure.savefig(picture, dpi=200)
+        for axes in figure.axes:  # too small to read
+            for text in [axes.get_legend(), *axes.texts]:
+                if text is not None:
+                    text.set_visible(False)
+        panel = figure.axes[0].get_window_extent().transformed(figure.dpi_scale_trans.inverted())
+        figure.savefig(folder / f"{loss.__name__}_small.png", dpi=120, bbox_inches=panel)
+        plt.close(figure)
+
+
+def l1_loss(figure: Figure) -> None:
+    error = np.linspace(-3, 3, 601)
+    value, slope = value_and_gradient(figure, "pred − target [units of pred]", "[units]")
+    curve(value, slope, error, lambda d: vjl.l2_loss(d, 0.0), "l2_loss", color=GREY, linewidth=1)
+    curve(value, slope, error, lambda d: vjl.l1_loss(d, 0.0), "l1_loss", color="C0")
+    slope.plot(0, 0, "o", color="C0")
+    slope.annotate("0 at an exact match", (0, 0), (0.4, -1.2), arrowprops=dict(arrowstyle="->"))
+    value.set(ylim=(0, 4), title="The same pull, however large the error")
+    value.legend()
+    slope.set(ylim=(-2.6, 2.6))
+
+
+def l2_loss(figure: Figure) -> None:
+    error = np.linspace(-3, 3, 601)
+    value, slope = value_and_gradient(
+        figure, "pred − target [units of pred]", "[units²]", "[units]"
+    )
+    curve(value, slope, error, lambda d: vjl.l1_loss(d, 0.0), "l1_loss", color=GREY, linewidth=1)
+    curve(value, slope, error, lambda d: vjl.l2_loss(d, 0.0), "l2_loss", color="C0")
+    value.set(title="The pull grows with the error")
+    value.legend()
+
+
+def smooth_l1_loss(figure: Figure) -> None:
+    error = np.linspace(-3, 3, 601)
+    value, slope = value_and_gradient(figure, "pred − target [units of pred]", "[units]")
+    for beta in (0.25, 1.0, 2.0):
+        label = f"beta = {beta:g}"
+        curve(
+            value, slope, error, lambda d, beta=beta: vjl.smooth_l1_loss(d, 0.0, beta=beta), label
+        )
+    value.set(title="Soft below beta, and then the pull of L1")
+    value.legend()
+
+
+def rotation_loss(figure: Figure) -> None:
+    target = jnp.radians(150.0)
+
+    def of_angle(angle):
+        pred = jnp.stack([30.0, jnp.sin(angle), jnp.cos(angle)])[None]
+        return vjl.rotation_loss(pred, jnp.ones((1, 1)), target[None, None], 1, vjl.mean_loss)
+
+    value, slope = value_and_gradient(
+        figure, "predicted angle [degrees]", slope_unit="[per radian]"
+    )
+    degrees = np.linspace(-180, 180, 721)
+    plain = dict(color=GREY, linewidth=1)
+    for f, label, style in [
+        (lambda a: vjl.smooth_l1_loss(a, target), "smooth_l1_loss of the angle", plain),
+        (of_angle, "rotation_loss, by sine and cosine", dict(color="C0")),
+    ]:
+        curve(value, slope, degrees, lambda x, f=f: f(x), label, scale=np.pi / 180, **style)
+    for axes in (value, slope):
+        axes.axvline(150, color="C1", linestyle=":")
+    value.set(title="−180° is as good as +180°", xlim=(-180, 180), xticks=range(-180, 181, 60))
+    value.set(ylim=(0, 8))
+    value.legend(loc="upper left")
+    slope.text(145, 0.6, "target 150°", color="C1", ha="right")
+
+
+def cross_entropy(figure: Figure) -> None:
+    margin = np.linspace(-8, 12, 401)
+    value, slope = value_and_gradient(figure, "logit of the true class − all others", "[nats]")
+    for num_classes in (2, 10, 100):
+
+        def loss(z, num_classes=num_classes):
+            logits = jnp.zeros(num_classes).at[0].set(z)
+            return vjl.cross_entropy(logits, jnp.array(0))
+
+        curve(value, slope, margin, loss, f"{num_classes} classes")
+    value.set(title="Linear when wrong, nothing when surely right")
+    value.legend()
+
+
+def seg_cross_entropy_loss(figure: Figure) -> None:
+    photo, labels = coins()
+    margin = 20  # what the network padded
+    logits = np.pad(coin_logits(photo, blur=6.0), [(0, 0), (0, margin), (0, margin), (0, 0)])
+    seg_loss = vjl.seg_cross_entropy_loss
+    loss = seg_loss(logits, labels[None], vjl.identity_loss)[0]
+    gradient = jax.grad(lambda z: seg_loss(z, labels[None], vjl.sum_loss))(logits)[0]
+
+    figure.set_size_inches(5.2, 4.2)
+    axes = figure.subplots(2, 2)
+    ignored = plt.matplotlib.colors.ListedColormap(["#303030", "#56B4E9", "#E69F00"])
+    image(axes[0, 0], np.where(labels == 255, 2, labels), "labels, orange: ignored", cmap=ignored)
+    image(axes[0, 1], photo, "photograph", cmap="gray")
+    shown = image(axes[1, 0], loss, "loss of each pixel [nats]", vmax=1.6)
+    figure.colorbar(shown, ax=axes[1, 0], location="bottom", shrink=0.9)
+    pull = jnp.linalg.norm(gradient, axis=-1)
+    shown = image(axes[1, 1], pull, "length of the gradient [nats per logit]", vmax=1.2)
+    figure.colorbar(shown, ax=axes[1, 1], location="bottom", shrink=0.9)
+    height, width = labels.shape
+    axes[1, 1].plot([0, width, width], [height, height, 0], color="white", linestyle=":")
+
+
+def multi_level_seg_loss(figure: Figure) -> None:
+    photo, labels = coins()
+    weights = (0.25, 0.5, 1.0)
+    outputs = [coin_logits(photo, blur) for blur in (9.0, 6.0, 3.0)]
+    levels = vjl.multi_level_seg_loss(
+        outputs, labels[None], vjl.identity_loss, feature_idx=(0, 1, 2), weights=weights
+    )
+    figure.set_size_inches(5.2, 3.0)
+    grid = figure.add_gridspec(2, 3, height_ratios=[1.6, 1])
+    maps = [figure.add_subplot(grid[0, i]) for i in range(3)]
+    bar = figure.add_subplot(grid[1, :])
+    left = 0.0
+    for i, (name, loss) in enumerate(levels.items()):
+        shown = image(maps[i], loss[0] / weights[i], f"level {i}", vmax=1.6)
+        mean = float(vjl.mean_loss(loss))
+        bar.barh(0, mean, left=left, color=f"C{i}", label=f"{name}, weight {weights[i]:g}")
+        bar.text(left + mean / 2, 0, f"{mean:.2f}", ha="center", va="center", color="white")
+        left += mean
+    figure.colorbar(shown, ax=maps, label="loss [nats]", shrink=0.8)
+    bar.set(xlabel="sum of the weighted means [nats]", yticks=[], ylim=(-0.5, 2.6))
+    bar.legend(loc="upper left", fontsize=9, borderpad=0)
+    bar.grid(False)
+
+
+def iou_loss(figure: Figure) -> None:
+    target = jnp.array([[0.0, 0.0, 100.0, 100.0]])
+    shift = np.linspace(-180, 180, 721)
+    xlabel = "shift of a box of 100 x 100 px off its target [px]"
+    value, slope = value_and_gradient(figure, xlabel, slope_unit="[per px]")
+    for mode in ("log", "square", "linear"):
+
+        def loss(x, mode=mode):
+            pred = target + x * jnp.array([1.0, 0.0, 1.0, 0.0])
+            return vjl.iou_loss(pred, target, vjl.sum_loss, mode)
+
+        curve(value, slope, shift, loss, mode, jump=0.015)
+    for axes in (value, slope):
+        for sign in (-1, 1):
+            axes.axvspan(sign * 100, sign * 180, color="#ECECEC", zorder=0)
+    value.set(ylim=(0, 5), xlim=(-180, 180), title="Beyond the last overlap nothing pulls")
+    value.text(-140, 2.5, "no overlap:\nlog is 13.8,\noff the chart", ha="center", va="center")
+    value.legend(loc="upper center")
+    slope.set(ylim=(-0.1, 0.1))
+    slope.text(-140, 0.02, "gradient 0", ha="center")
+
+
+def multi_pos_cross_entropy(figure: Figure) -> None:
+    def loss(positives):
+        pred = jnp.concatenate([positives, jnp.zeros(5)])[None]
+        return vjl.multi_pos_cross_entropy(pred, jnp.array([[1, 1, 0, 0, 0, 0, 0]]), vjl.sum_loss)
+
+    landscape(
+        figure,
+        loss,
+        np.linspace(-4, 6, 201),
+        "loss [nats], 5 negatives at similarity 0",
+        xlabel="similarity of one positive",
+        ylabel="similarity of the other positive",
+        title="The worse of two positives is pulled",
+    )
+
+
+def embedding_distance_loss(figure: Figure) -> None:
+    similarity = np.linspace(-1, 1, 801)
+    value, slope = value_and_gradient(figure, "cosine similarity of the pair")
+    for target, label in [(1, "the same object"), (0, "different objects")]:
+
+        def loss(s, target=target):
+            return vjl.embedding_distance_loss(s[None, None], jnp.full((1, 1), target))
+
+        curve(value, slope, similarity, loss, label)
+    for axes in (value, slope):
+        axes.axvspan(-1, 0, color="#ECECEC", zorder=0)
+    value.set(title="Pulled to 1, or below neg_margin = 0.3", xlim=(-1, 1))
+    value.legend(loc="center left")
+    slope.text(-0.5, -1.2, "below 0 nothing pulls,\nnot even the worst positives", ha="center")
+
+
+def orthogonal_transform_regularization_loss(figure: Figure) -> None:
+    def loss(x):
+        a, b = x
+        transform = jnp.stack([jnp.stack([a, -b]), jnp.stack([b, a])])
+        return vjl.orthogonal_transform_regularization_loss([transform[None]])
+
+    landscape(
+        figure,
+        loss,
+        np.linspace(-1.6, 1.6, 201),
+        "loss",
+        xlabel="a of the transform [[a, −b], [b, a]]",
+        ylabel="b",
+        title="The valley is the rotations",
+    )
+    circle = np.linspace(0, 2 * np.pi, 200)
+    figure.axes[0].plot(np.cos(circle), np.sin(circle), color="white", linestyle=":")
+
+
+PICTURES = [
+    l1_loss,
+    l2_loss,
+    smooth_l1_loss,
+    rotation_loss,
+    iou_loss,
+    cross_entropy,
+    seg_cross_entropy_loss,
+    multi_level_seg_loss,
+    multi_pos_cross_entropy,
+    embedding_distance_loss,
+    orthogonal_transform_regularization_loss,
+]
+
+
+def value_and_gradient(figure: Figure, xlabel: str, unit: str = "", slope_unit: str = ""):
+    """Two panels, one above the other: on a phone they stay legible."""
+    value, slope = figure.subplots(2, 1, sharex=True)
+    value.set(ylabel=f"loss {unit}")
+    slope.set(ylabel=f"gradient {slope_unit}", xlabel=xlabel)
+    return value, slope
+
+
+def curve(value, slope, x, loss, label, scale=1.0, jump=0.4, **style) -> None:
+    """Draw a loss of one number over x * scale, breaking the gradient's line where it jumps."""
+    losses, gradients = jax.vmap(jax.value_and_grad(loss))(jnp.asarray(x * scale, jnp.float32))
+    value.plot(x, losses, label=label, **style)
+    gaps = np.flatnonzero(np.abs(np.diff(gradients)) > jump) + 1
+    slope.plot(np.insert(x, gaps, x[gaps]), np.insert(gradients, gaps, np.nan), **style)
+
+
+def landscape(figure, loss, ticks, label, **texts) -> None:
+    """Draw a loss of two numbers as a map, with arrows where gradient descent goes."""
+    axes = figure.subplots()
+
+    def grid(ticks):
+        return jnp.stack(jnp.meshgrid(ticks, ticks), -1).reshape(-1, 2).astype(jnp.float32)
+
+    values = jax.vmap(loss)(grid(ticks)).reshape(len(ticks), -1)
+    image = axes.pcolormesh(ticks, ticks, values, shading="gouraud", rasterized=True)
+    figure.colorbar(image, label=label, shrink=0.9)
+    points = grid(np.linspace(ticks[0], ticks[-1], 15)[1:-1])
+    steps = -jax.vmap(jax.grad(loss))(points)
+    axes.quiver(*points.T, *steps.T, color="white", edgecolor="black", linewidth=0.4, width=0.006)
+    axes.grid(False)
+    axes.set(aspect="equal", **texts)
+
+
+def coins() -> tuple[np.ndarray, np.ndarray]:
+    """A photograph of coins, and labels: 1 for coins, 0 for the rest, 255 along the outlines."""
+    photo = data.coins()[170:255, 75:205] / 255.0
+    smooth = filters.gaussian(photo, 1.0)
+    coin = ndimage.binary_fill_holes(smooth > filters.threshold_otsu(smooth))
+    coin = ndimage.binary_opening(coin, iterations=2)
+    inside = ndimage.binary_erosion(coin, iterations=1, border_value=1)
+    outline = ndimage.binary_dilation(coin) & ~inside
+    return photo, np.where(outline, 255, coin).astype(np.uint8)
+
+
+def coin_logits(photo: np.ndarray, blur: float) -> np.ndarray:
+    """What a short-sighted network would say: the brightness of the blurred photograph."""
+    z = 8 * (filters.gaussian(photo, blur) - filters.threshold_otsu(photo))
+    return np.stack([-z, z], -1)[None].astype(np.float32)
+
+
+def image(axes, values, title, **style):
+    axes.set_title(title, fontsize=9.5)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    return axes.imshow(values, **style)
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]))
