@@ -111,9 +111,12 @@ class Browser:
     def run(self, script: str):
         return self.post("/execute/sync", script=script, args=[])
 
-    def open(self, url: str, width: int) -> None:
-        screen = dict(width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+    def resize(self, width: int, height: int) -> None:
+        screen = dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
         self.devtools("Emulation.setDeviceMetricsOverride", **screen)
+
+    def open(self, url: str, width: int) -> None:
+        self.resize(width, 900)
         self.post("/url", url=url)
         self.run("for (const image of document.images) image.loading = 'eager'")
         ready = (
@@ -124,9 +127,9 @@ class Browser:
         while time.time() < until and not self.run(ready):
             time.sleep(0.1)
 
-    def screenshot(self, path: Path) -> None:
-        picture = self.devtools("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(picture["data"]))
+    def screenshot(self, path: Path, width: int) -> None:
+        self.resize(width, self.run("return document.documentElement.scrollHeight"))
+        path.write_bytes(base64.b64decode(self.devtools("Page.captureScreenshot")["data"]))
 
     def close(self) -> None:
         urllib.request.urlopen(urllib.request.Request(self.url, method="DELETE"))
@@ -148,7 +151,7 @@ def rendering_problems(site: Path, driver: str, screenshots: Path | None) -> lis
                 if screenshots is not None:
                     screenshots.mkdir(parents=True, exist_ok=True)
                     shot = "_".join(name.with_suffix("").parts) + f"_{width}.png"
-                    browser.screenshot(screenshots / shot)
+                    browser.screenshot(screenshots / shot, width)
     finally:
         browser.close()
         server.shutdown()

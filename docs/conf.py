@@ -1,9 +1,11 @@
 """Build the site: ``sphinx-build -W --keep-going -b html docs docs/_build/html``."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.util import logging
 
 import vis4d_jax_loss
@@ -68,9 +70,24 @@ def check_every_public_name(app, env) -> None:
             logging.getLogger(__name__).warning("%s is public and has no entry on any page", name)
 
 
+def trim_examples(app, doctree) -> None:
+    """Drop the blank line that ends an expected output in a doctest."""
+    for block in doctree.findall(nodes.literal_block):
+        if block.rawsource == block.astext():
+            block.rawsource = block.rawsource.rstrip()
+            block[:] = [nodes.Text(block.rawsource)]
+
+
+def name_reducers(app, what, name, obj, options, signature, returned):
+    """Write ``reducer=mean_loss`` in the signature of a module, not ``<function mean_loss>``."""
+    return re.sub(r"<function (\w+)>", r"\1", signature or "").replace("(0, )", "(0,)"), returned
+
+
 def setup(app) -> None:
     app.add_directive("formula", directives.Formula)
     app.add_directive("source", directives.Source)
     app.add_post_transform(directives.ColumnLabels)
+    app.connect("doctree-read", trim_examples)
+    app.connect("autodoc-process-signature", name_reducers)
     app.connect("builder-inited", generate)
     app.connect("env-check-consistency", check_every_public_name)
