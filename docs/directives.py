@@ -50,7 +50,7 @@ class Source(SphinxDirective):
 
 
 def function_source(module: str, name: str) -> str | None:
-    """A function of a module with its rule for derivatives, without docstring; None if gone."""
+    """A function of a module with its rule for derivatives; None if it is gone."""
     lines, parts = module.splitlines(), []
     for node in ast.walk(ast.parse(module)):
         if not isinstance(node, ast.FunctionDef):
@@ -58,8 +58,10 @@ def function_source(module: str, name: str) -> str | None:
         decorators = [ast.unparse(d) for d in node.decorator_list]
         if node.name == name or f"{name}.defjvp" in decorators:
             first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            while lines[first - 2].startswith("#"):
+                first -= 1
             part = lines[first - 1 : node.end_lineno]
-            if ast.get_docstring(node) and len(node.body) > 1:
+            if "Args:" in (ast.get_docstring(node) or ""):  # the reference holds it already
                 doc = node.body[0]
                 del part[doc.lineno - first : doc.end_lineno - first + 1]
             parts.append(textwrap.dedent("\n".join(part)))

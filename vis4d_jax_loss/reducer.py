@@ -22,6 +22,13 @@ class LossReducer(Protocol):
     Called as ``reducer(loss)``, or as ``reducer(loss, where=mask)`` when elements are masked, with
     a boolean mask of the loss's full shape. :func:`mean_loss`, ``jnp.mean`` and a user's own
     function all fit; one without ``where`` serves as long as nothing is masked.
+
+    Example:
+        >>> def worst(loss, where=None):
+        ...     return jnp.max(loss, where=where, initial=0.0)
+        >>> valid = jnp.array([True, True, False])
+        >>> print(l1_loss(jnp.array([1.0, -3.0, 9.0]), jnp.zeros(3), worst, where=valid))
+        3.0
     """
 
     def __call__(self, loss: jax.Array, /) -> jax.Array: ...
@@ -37,6 +44,13 @@ def identity_loss(
         where: True for elements that count, covering the leading axes of ``loss``.
         axis_name: Accepted for symmetry; nothing is communicated.
 
+    Returns:
+        The losses, of the same shape and dtype.
+
+    Raises:
+        ValueError: If ``where`` does not cover the leading axes of ``loss``.
+        TypeError: If ``where`` is not boolean.
+
     Example:
         >>> print(identity_loss(jnp.array([1.0, 2.0]), where=jnp.array([True, False])))
         [1. 0.]
@@ -49,12 +63,21 @@ def identity_loss(
 def sum_loss(
     loss: ArrayLike, *, where: ArrayLike | None = None, axis_name: AxisName | None = None
 ) -> jax.Array:
-    """Sum the losses, in float32 or better.
+    r"""Sum the losses, in float32 or better.
+
+    .. math:: \sum_i m_i \ell_i
 
     Args:
         loss: Losses of any shape.
         where: True for elements that count, covering the leading axes of ``loss``.
         axis_name: Mesh axis (or axes) of a ``shard_map`` to sum over as well.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: If ``where`` does not cover the leading axes of ``loss``.
+        TypeError: If ``where`` is not boolean.
 
     Example:
         >>> print(sum_loss(jnp.array([1.0, 2.0]), where=jnp.array([True, False])))
@@ -76,6 +99,13 @@ def mean_loss(
         where: True for elements that count, covering the leading axes of ``loss``.
         axis_name: Mesh axis (or axes) of a ``shard_map``. Sum and count are added over it before
             dividing, so that uneven shards give the global mean and not the mean of means.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: If ``where`` does not cover the leading axes of ``loss``.
+        TypeError: If ``where`` is not boolean.
 
     Example:
         >>> print(mean_loss(jnp.array([1.0, 2.0, 9.0]), where=jnp.array([True, True, False])))
