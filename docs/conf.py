@@ -70,6 +70,11 @@ def check_every_public_name(app, env) -> None:
             logging.getLogger(__name__).warning("%s is public and has no entry on any page", name)
 
 
+def link_pages(app, docname, source) -> None:
+    """Files outside of this folder are linked as on the repository; here they are pages."""
+    source[0] = source[0].replace("(../benchmarks/README.md)", "(benchmarks.md)")
+
+
 def trim_examples(app, doctree) -> None:
     """Drop the blank line that ends an expected output in a doctest."""
     for block in doctree.findall(nodes.literal_block):
@@ -87,6 +92,7 @@ def setup(app) -> None:
     app.add_directive("formula", directives.Formula)
     app.add_directive("source", directives.Source)
     app.add_post_transform(directives.ColumnLabels)
+    app.connect("source-read", link_pages)
     app.connect("doctree-read", trim_examples)
     app.connect("autodoc-process-signature", name_reducers)
     app.connect("builder-inited", generate)

@@ -159,7 +159,7 @@ def multi_level_seg_loss(figure: Figure) -> None:
         bar.barh(0, mean, left=left, color=f"C{i}", label=f"{name}, weight {weights[i]:g}")
         bar.text(left + mean / 2, 0, f"{mean:.2f}", ha="center", va="center", color="white")
         left += mean
-    figure.colorbar(shown, ax=maps, label="loss [nats]", shrink=0.8)
+    figure.colorbar(shown, ax=maps, label="loss [nats]", shrink=0.65, aspect=12)
     bar.set(xlabel="sum of the weighted means [nats]", yticks=[], ylim=(-0.5, 2.6))
     bar.legend(loc="upper left", fontsize=9, borderpad=0)
     bar.grid(False)
