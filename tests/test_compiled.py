@@ -1,0 +1,132 @@
+"""What the compiler makes of each loss: memory, and passes over the data. Time is benchmarked, not tested."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vis4d_jax_loss as vjl
+
+MEAN = vjl.mean_loss
+VECTOR, BOXES, PAIRS = (400_000,), (100_000, 4), (256, 512)
+
+
+def array(*shape, dtype=np.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def compiled(function, *arrays):
+    return jax.jit(function).lower(*arrays).compile()
+
+
+def temporaries(loss, *arrays):
+    """Bytes that value and gradient need besides inputs and results."""
+    return compiled(jax.value_and_grad(loss), *arrays).memory_analysis().temp_size_in_bytes
+
+
+def size(*arrays):
+    return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in arrays)
+
+
+def program(function, *arrays):
+    """The compiled main computation, one instruction a line."""
+    text = compiled(function, *arrays).as_text()
+    return text[text.index("ENTRY") :]
+
+
+def passes(loss, *arrays):
+    """Instructions of the gradient's program whose result is as large as the gradient."""
+    shape = ",".join(map(str, arrays[0].shape))
+    instructions = re.findall(
+        rf"= \w+\[{shape}\]\S* (\w[\w-]*)\(", program(jax.grad(loss), *arrays)
+    )
+    return [name for name in instructions if name not in ("parameter", "bitcast")]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        vjl.L1Loss(MEAN),
+        vjl.L2Loss(MEAN),
+        *(vjl.SmoothL1Loss(MEAN, beta) for beta in (1.0, 0.5, 1 / 9, 2.0, 4.0)),
+    ],
+    ids=lambda loss: f"{type(loss).__name__} {getattr(loss, 'beta', '')}",
+)
+def test_regression_stores_nothing_and_takes_one_pass_for_the_gradient(loss):
+    inputs = array(*VECTOR), array(*VECTOR)
+    assert temporaries(loss, *inputs) < 1000
+    assert passes(loss, *inputs) == ["fusion"]
+
+
+@pytest.mark.parametrize("mode", ["linear", "square", "log"])
+def test_iou_stores_a_few_numbers_a_box_and_takes_one_pass_for_the_gradient(mode):
+    loss, inputs = vjl.IoULoss(MEAN, mode), (array(*BOXES), array(*BOXES))
+    assert temporaries(loss, *inputs) <= size(*inputs) / 2
+    assert passes(loss, *inputs) == ["fusion"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+@pytest.mark.parametrize("loss", [vjl.L1Loss(MEAN), vjl.L2Loss(MEAN), vjl.SmoothL1Loss(MEAN)])
+def test_masked_regression_stores_no_more_than_its_inputs_in_float32(loss, dtype):
+    inputs = array(*BOXES, dtype=dtype), array(*BOXES, dtype=dtype)
+    where = array(BOXES[0], dtype=bool)
+    masked = compiled(
+        jax.value_and_grad(lambda p, t, where: loss(p, t, where=where)), *inputs, where
+    )
+    limit = 2 * size(array(*BOXES))
+    assert masked.memory_analysis().temp_size_in_bytes <= limit
+
+
+def test_rotation_stores_no_more_than_its_inputs():
+    inputs = array(50_000, 6), array(50_000, 2), array(50_000, 2)
+    assert temporaries(vjl.RotationLoss(MEAN), *inputs) <= size(*inputs)
+
+
+@pytest.mark.parametrize("where", [False, True])
+@pytest.mark.parametrize("axis", [1, -1])
+def test_segmentation_stores_no_more_than_its_logits(axis, where):
+    shape = (2, 19, 32, 64) if axis == 1 else (2, 32, 64, 19)
+    logits, labels = array(*shape), array(2, 32, 64, dtype=np.int32)
+
+    def loss(z, y):
+        mask = y != 255 if where else None
+        return vjl.seg_cross_entropy_loss(z, y, class_axis=axis, where=mask)
+
+    assert temporaries(loss, logits, labels) <= size(logits)
+
+
+def test_pair_losses_store_a_few_numbers_a_pair():
+    inputs = array(*PAIRS), array(*PAIRS)
+    for loss in (partial(vjl.multi_pos_cross_entropy, reducer=MEAN), vjl.embedding_distance_loss):
+        assert temporaries(loss, *inputs) <= 3 * size(*inputs)
+
+
+def test_orthogonal_stores_its_products():
+    transform = array(64, 64, 64)
+    loss = vjl.orthogonal_transform_regularization_loss
+    assert temporaries(lambda x: loss([x]), transform) <= 1.1 * size(transform)
+
+
+def test_orthogonal_takes_two_products_of_matrices():
+    def loss(x):
+        return vjl.orthogonal_transform_regularization_loss([x])
+
+    text = compiled(jax.value_and_grad(loss), array(64, 64, 64)).as_text()
+    products = re.findall(r"\bdot\(", text)
+    assert len(products) == 2
+
+
+def test_mining_neither_sorts_nor_gathers():
+    pairs = array(*PAIRS), array(*PAIRS)
+    mined = jax.value_and_grad(vjl.embedding_distance_loss)
+    selected = partial(vjl.top_k_mask, k=100)
+    for text in (
+        compiled(mined, *pairs).as_text(),
+        compiled(selected, pairs[0]).as_text(),
+    ):
+        assert not re.search(r"(?i)\b(sort|gather|scatter|top-?k)\b", text.replace("_", " "))
+    sorts = compiled(jnp.sort, pairs[0]).as_text()
+    assert re.search(r"(?i)\bsort\b", sorts), "the guard no longer sees a sort"
