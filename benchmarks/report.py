@@ -108,7 +108,7 @@ def plot(results: list[dict], path: Path) -> None:
         axis.set_title(name.partition(",")[0].replace("_regularization_loss", ""), fontsize=10)
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.yaxis.set_minor_formatter(NullFormatter())
-        axis.set_xticks(sizes, [f"{n:,}" for n in sizes])
+        axis.set_xticks(sizes, [_short(n) for n in sizes])
         axis.grid(which="major", color="#dddddd", linewidth=0.6)
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
@@ -117,6 +117,13 @@ def plot(results: list[dict], path: Path) -> None:
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
+
+
+def _short(count: int) -> str:
+    for unit, name in ((1_000_000, " M"), (1_000, " k")):
+        if count >= unit:
+            return f"{count / unit:.3g}{name}"
+    return str(count)
 
 
 def main() -> None:
