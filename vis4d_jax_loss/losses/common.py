@@ -1,7 +1,5 @@
 """Regression losses: smooth L1, L1 and L2."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -50,27 +48,13 @@ def smooth_l1_loss(
     """
     _checks.check_positive("smooth_l1_loss", "For beta=0 use l1_loss.", beta=beta)
     pred, target, mask = paired("smooth_l1_loss", pred, target, where)
-    # A smaller one would round to 0, or its inverse to infinity.
-    beta = max(beta, 16 * float(jnp.finfo(pred.dtype).tiny))
-    return reduce_loss(reducer, _smooth_l1(beta, pred - target), mask)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _smooth_l1(beta: float, error: jax.Array) -> jax.Array:
-    # The part below beta (negated) and the rest: an error of 1e30 is never squared. A CPU sums
-    # these operations on the fly, 2 to 3 times as fast as those of where, which it stores first.
-    distance = jnp.abs(error)
-    bent = jnp.maximum(-distance, -beta)
-    return (0.5 / beta) * bent * bent + (distance + bent)
-
-
-@_smooth_l1.defjvp
-def _(beta, primals, tangents):
-    (error,), (change,) = primals, tangents
-    # Scaled up and down (exactly) since XLA would share a bound of 1 with beta = 1 above, store an
-    # array of ones, and with it everything else.
-    slope = jnp.clip(error * (16 / beta), -16, 16) / 16
-    return _smooth_l1(beta, error), slope * change
+    beta = max(beta, float(jnp.finfo(pred.dtype).tiny))  # a smaller one would round to 0: 0 / 0
+    distance = absolute(pred - target)
+    # Limited in the square too: infinite in the branch not taken, it would make the gradient NaN.
+    bent = jnp.minimum(distance, beta)
+    # One where, and not bent and the rest added up: twice as fast on a CPU, which stores less.
+    loss = jnp.where(distance < beta, (0.5 / beta) * bent * bent, distance - 0.5 * beta)
+    return reduce_loss(reducer, loss, mask)
 
 
 def l1_loss(
