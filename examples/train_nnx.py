@@ -85,11 +85,9 @@ def main(argv: list[str] | None = None) -> None:
     def train_step(model: UNet, optimizer: nnx.Optimizer, batch: dict[str, jax.Array]):
         nonlocal traces
         traces += 1  # Python runs this line only while JAX traces the step.
-        # The count is unsigned, and a schedule that subtracts from it would wrap around.
-        count = optimizer.step[...].astype(jnp.int32)
 
         def loss(model: UNet):
-            return objective(model(batch["image"]), batch, step=count)
+            return objective(model(batch["image"]), batch, step=optimizer.step[...])
 
         (_, metrics), grads = nnx.value_and_grad(loss, has_aux=True)(model)
         optimizer.update(model, grads)

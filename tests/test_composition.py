@@ -60,6 +60,15 @@ def test_a_schedule_gets_the_step():
     np.testing.assert_allclose(totals, [0.0, 0.5, 2.0, 2.0])
 
 
+@pytest.mark.parametrize("dtype", [jnp.uint32, jnp.uint8, jnp.int32, float])
+def test_a_schedule_that_begins_later_has_not_begun_at_an_unsigned_step(dtype):
+    schedule = optax.linear_schedule(0.0, 1.0, 100, transition_begin=100)
+    objective = jax.jit(LossModule({"l1": LossTerm(L1, schedule, PAIR)}))
+    totals = [objective(OUTPUTS, BATCH, step=jnp.asarray(step, dtype))[0] for step in (0, 50, 150)]
+    np.testing.assert_allclose(totals, [0.0, 0.0, 1.0])
+    assert objective(OUTPUTS, BATCH, step=np.uint32(0))[0] == 0
+
+
 @pytest.mark.parametrize("how", ["closure", "argument", "static", "fresh"])
 def test_fifty_steps_of_a_schedule_are_one_trace(how):
     schedule = optax.cosine_decay_schedule(1.0, 50)
@@ -582,7 +591,7 @@ def of(loss, weight=1.0):
         (
             lambda: call({"l1": LossTerm(L1, {"l1": 2.0}, PAIR)}),
             ValueError,
-            'LossTerm: weights by key must name losses that the term returns, got "l1". There is "one loss without a key".',
+            'LossTerm: weights by key must name losses that the term returns, got "l1". It returns one loss without a key: give it one weight.',
         ),
         (
             lambda: LossTerm(LossModule({"l1": L1_TERM}), {"l1": 2.0}),

@@ -91,6 +91,7 @@ def check_logits(
     rule = "output without its class axis must have the shape of target"
     if crop:
         rule = "output without its class axis must be at least as large as target [..., H, W]"
+        remedy += " Enlarge smaller logits first, by jax.image.resize."
     with _rule(function, rule, remedy, output=output, target=target):
         chex.assert_rank(output, target.ndim + 1)
         if not -output.ndim <= class_axis < output.ndim:

@@ -132,8 +132,10 @@ def check_weights(weights: Mapping[str, Any], entries: Collection[str]) -> None:
     for key in weights:
         if key not in entries:
             rule = "weights by key must name losses that the term returns"
-            there = [entry or "one loss without a key" for entry in entries]
-            _fail(ValueError, "LossTerm", rule, f'"{key}"', _there_is(key, there))
+            remedy = _there_is(key, entries)
+            if "" in entries:
+                remedy = "It returns one loss without a key: give it one weight."
+            _fail(ValueError, "LossTerm", rule, f'"{key}"', remedy)
 
 
 def check_excludes(

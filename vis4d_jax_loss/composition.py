@@ -229,10 +229,20 @@ def _arguments(
 def _weighted(loss: jax.Array, weight: Weight, step: ArrayLike | None) -> jax.Array:
     if callable(weight):
         _name_checks.check_step(step)
-        weight = weight(step)
+        weight = weight(_signed(step))
     _name_checks.check_scalar_weight(weight)
     loss, weight = to_float(loss, weight)
     return weight * loss
+
+
+def _signed(step: ArrayLike) -> ArrayLike:
+    """A step that may become negative: a schedule that begins later subtracts its beginning.
+
+    ``nnx.Optimizer`` counts in uint32, where 0 - 100 is the far end of the schedule.
+    """
+    if jnp.issubdtype(jnp.result_type(step), jnp.unsignedinteger):
+        return jnp.asarray(step).astype(jnp.int32)
+    return step
 
 
 def _sum(entries: Mapping[str, _Entry]) -> jax.Array:

@@ -24,7 +24,10 @@ def multi_level_seg_loss(
     class_axis: int = -1,
     where: ArrayLike | None = None,
 ) -> dict[str, jax.Array]:
-    """Segmentation cross-entropy of chosen levels, as auxiliary heads are trained.
+    r"""Segmentation cross-entropy of chosen levels, as auxiliary heads are trained.
+
+    .. math:: L_k = w_k \, \underset{i < H,\, j < W}{\mathrm{red}} \Big( \log \sum_c e^{z^{(k)}_{ijc}}
+        - z^{(k)}_{ij y_{ij}} \Big)
 
     Each level is :func:`seg_cross_entropy_loss` times its weight.
 

@@ -22,10 +22,12 @@ def seg_cross_entropy_loss(
     class_axis: int = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    """Cross-entropy of each pixel, logits being cut to the size of the labels at the top left.
+    r"""Cross-entropy of each pixel, logits being cut to the size of the labels at the top left.
+
+    .. math:: \ell_{ij} = \log \sum_c e^{z_{ijc}} - z_{ij y_{ij}}, \qquad i < H,\ j < W
 
     A network pads its images at the right and the bottom; what it says of that margin takes no
-    part. The formula is that of :func:`cross_entropy`.
+    part.
 
     Args:
         output: Logits ``[..., H', W', C]``, such as ``[N, H', W', C]``, or ``[N, C, H', W']`` with
