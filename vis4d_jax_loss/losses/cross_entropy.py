@@ -96,18 +96,16 @@ def cross_entropy(
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _negative_log_prob(logits: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
     """Softmax cross-entropy, of gradient 0 where the label is negative, whatever the logits."""
-    largest, log_total, own = _normaliser(logits, labels, axis)
-    return log_total - (own - largest)
+    shift, log_total, own = _normaliser(logits, labels, axis)
+    return log_total - (own - shift)
 
 
 @_negative_log_prob.defjvp
 def _(axis, primals, tangents):
     (logits, labels), (change, _) = primals, tangents
-    largest, log_total, _ = _normaliser(logits, labels, axis)
-    largest, log_total, skipped = (
-        lax.expand_dims(x, [axis]) for x in (largest, log_total, labels < 0)
-    )
-    probs = jnp.exp(logits - largest) * jnp.exp(-log_total)
+    shift, log_total, _ = _normaliser(logits, labels, axis)
+    shift, log_total, skipped = (lax.expand_dims(x, [axis]) for x in (shift, log_total, labels < 0))
+    probs = jnp.exp(logits - shift) * jnp.exp(-log_total)
     slope = jnp.where(skipped, 0, probs - _is_label(labels, logits.shape, axis))
     return _negative_log_prob(logits, labels, axis), jnp.sum(slope * change, axis=axis)
 
@@ -115,18 +113,21 @@ def _(axis, primals, tangents):
 def _normaliser(
     logits: jax.Array, labels: jax.Array, axis: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The largest logit, the log-sum-exp less the largest, and the label's own logit."""
+    """A shift near the largest logit, the log-sum-exp less the shift, and the label's own logit."""
     num_classes = logits.shape[axis]
     if axis < logits.ndim - 1 and 0 < num_classes <= 64 and not _is_sharded(logits, axis):
         # Class by class, all three in one fusion: 4 times as fast on a CPU as reducing an axis that
         # is not the last.
         columns = [lax.index_in_dim(logits, i, axis, keepdims=False) for i in range(num_classes)]
         largest = reduce(jnp.maximum, columns)
-        total = sum(jnp.exp(column - largest) for column in columns)
+        log_total = jnp.log(sum(jnp.exp(column - largest) for column in columns))
         own = jnp.zeros_like(largest)
         for i, column in enumerate(columns):
             own = jnp.where(labels == i, column, own)
-        return largest, jnp.log(total), own
+        # The sum and what rounding it lost. XLA stores a logarithm, but computes a maximum anew for
+        # each class of the gradient: half as fast.
+        shift = largest + log_total
+        return shift, log_total - (shift - largest), own
     largest = jnp.max(logits, axis=axis, keepdims=True, initial=-jnp.inf)
     total = jnp.sum(jnp.exp(logits - largest), axis=axis)
     # Selected and summed instead of gathered, so that the classes may be sharded; and as integers,
