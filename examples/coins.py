@@ -8,7 +8,6 @@ it finds the coins of the upper half from crops of the lower half alone, in a li
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -193,28 +192,4 @@ def draw(run: Run, out: Path) -> None:
         axes["score"].axhline(level, color="C1", linestyle="--", label="Otsu threshold")
         axes["score"].set(title="mIoU on the upper half", xlabel="step", ylabel="mIoU")
         axes["score"].legend(loc="lower right")
-    figure.savefig(out)
-
-
-# ------------------------------------------------------------------------------------ options
-
-
-def parse(description: str, out: str, argv: list[str] | None) -> argparse.Namespace:
-    """The options of both examples, checked before any work."""
-    parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=200, help="training steps (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of crops and weights (%(default)s)")
-    parser.add_argument("--out", type=Path, default=out, help="the figure (%(default)s)")
-    options = parser.parse_args(argv)
-    out = options.out
-    if options.steps < 1:
-        parser.error(f"--steps must be at least 1, got {options.steps}")
-    if not 0 <= options.seed < 2**31:
-        parser.error(f"--seed must be from 0 to 2147483647, got {options.seed}")
-    if out.suffix not in (".png", ".pdf", ".svg"):
-        parser.error(f"--out must end in .png, .pdf or .svg, got {out}")
-    if not out.parent.is_dir():
-        parser.error(f"--out: there is no folder {out.parent}")
-    if out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
-        parser.error(f"--out: {out} cannot be written")
-    return options
+        figure.savefig(out)  # within the style, whose colours are looked up only now

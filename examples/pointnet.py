@@ -16,8 +16,6 @@ expect much of it for the accuracy: 0.82 to 0.85 over three seeds, and 0.81 to 0
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +29,7 @@ import optax
 from flax import nnx
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from options import parse
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from sklearn import datasets
@@ -359,30 +358,9 @@ def draw_values(axes: Axes, singular: dict[str, np.ndarray]) -> None:
 # ---------------------------------------------------------------------------------------- main
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The options, checked before any work."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=1200, help="of each training (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of turns and weights (%(default)s)")
-    parser.add_argument("--out", type=Path, default="pointnet.png", help="(%(default)s)")
-    options = parser.parse_args(argv)
-    out = options.out
-    if options.steps < 1:
-        parser.error(f"--steps must be at least 1, got {options.steps}")
-    if not 0 <= options.seed < 2**31:
-        parser.error(f"--seed must be from 0 to 2147483647, got {options.seed}")
-    if out.suffix not in (".png", ".pdf", ".svg"):
-        parser.error(f"--out must end in .png, .pdf or .svg, got {out}")
-    if not out.parent.is_dir():
-        parser.error(f"--out: there is no folder {out.parent}")
-    if out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
-        parser.error(f"--out: {out} cannot be written")
-    return options
-
-
 def main(argv: list[str] | None = None) -> None:
     """Look at the gradient where training starts; train twice; print and draw what was learnt."""
-    options = parse(argv)
+    options = parse(__doc__, 1200, "pointnet.png", argv)
     start = time.perf_counter()
     training, test = load_clouds()
     print(f"{'gradient at the identity':<32}{'value':>14}{'largest':>14}{'NaN':>14}")

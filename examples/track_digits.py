@@ -19,8 +19,6 @@ middle of a digit, in training and in the figures, which are of digits it was no
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +32,7 @@ from matplotlib import patches, path
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from options import parse
 from scipy import ndimage
 from scipy.special import softmax
 from sklearn import datasets
@@ -412,30 +411,9 @@ def draw_link(axes: Axes, a: np.ndarray, b: np.ndarray, colour: str, right: bool
 # ---------------------------------------------------------------------------------------- main
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The options, checked before any work."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=500, help="training steps (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes and weights (%(default)s)")
-    parser.add_argument("--out", type=Path, default="track_digits.png", help="(%(default)s)")
-    options = parser.parse_args(argv)
-    out = options.out
-    if options.steps < 1:
-        parser.error(f"--steps must be at least 1, got {options.steps}")
-    if not 0 <= options.seed < 2**31:
-        parser.error(f"--seed must be from 0 to 2147483647, got {options.seed}")
-    if out.suffix not in (".png", ".pdf", ".svg"):
-        parser.error(f"--out must end in .png, .pdf or .svg, got {out}")
-    if not out.parent.is_dir():
-        parser.error(f"--out: there is no folder {out.parent}")
-    if out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
-        parser.error(f"--out: {out} cannot be written")
-    return options
-
-
 def main(argv: list[str] | None = None) -> None:
     """Train; print and draw what was learnt."""
-    options = parse(argv)
+    options = parse(__doc__, 500, "track_digits.png", argv)
     start = time.perf_counter()
     training, test = load_digits()
     scenes = make_scenes(test, np.random.default_rng(6), TEST_SCENES, clicks=1)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax.training.train_state import TrainState
+from options import parse
 
 WIDTHS = (8, 16, 32, 48)  # channels at 1, 1/2, 1/4 and 1/8 of the resolution
 
@@ -68,7 +69,7 @@ def predict(state: TrainState, images: jax.Array) -> dict[str, tuple[jax.Array, 
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = coins.parse(__doc__, "train_linen.png", argv)
+    options = parse(__doc__, 200, "train_linen.png", argv)
     objective = coins.make_objective(options.steps)
     model = UNet()
     shape = (1, coins.CROP, coins.CROP, 1)

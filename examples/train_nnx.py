@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from options import parse
 
 WIDTHS = (8, 16, 32, 48)  # channels at 1, 1/2, 1/4 and 1/8 of the resolution
 
@@ -74,7 +75,7 @@ predict = nnx.jit(UNet.__call__)
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = coins.parse(__doc__, "train_nnx.png", argv)
+    options = parse(__doc__, 200, "train_nnx.png", argv)
     objective = coins.make_objective(options.steps)
     model = UNet(nnx.Rngs(options.seed))
     rate = optax.cosine_decay_schedule(4e-3, options.steps)

@@ -44,12 +44,19 @@ def test_track_digits_trains_prints_its_figures_and_draws(tmp_path):
         (["--out", "no/such/folder/picture.png"], "there is no folder no/such/folder"),
     ],
 )
-def test_track_digits_refuses_wrong_options_before_any_work(options, message, capsys, monkeypatch):
+def test_wrong_options_are_refused_before_any_work(options, message, capsys, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
-    parse = importlib.import_module("track_digits").parse
+    parse = importlib.import_module("options").parse
     with pytest.raises(SystemExit, match="2"):
-        parse(options)
+        parse("An example.", 500, "digits.png", options)
     assert message in capsys.readouterr().err
+
+
+def test_options_have_defaults(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.chdir(tmp_path)
+    options = importlib.import_module("options").parse("An example.", 500, "digits.png", [])
+    assert (options.steps, options.seed, options.out) == (500, 0, Path("digits.png"))
 
 
 @pytest.mark.slow

@@ -76,20 +76,6 @@ def test_clouds_lie_where_the_ink_is(pointnet):
     assert (points[right, 2] > points[~right, 2].max()).all()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--steps", "0"], "--steps must be at least 1, got 0"),
-        (["--seed", "-1"], "--seed must be from 0 to"),
-        (["--out", "picture.txt"], "--out must end in .png, .pdf or .svg, got picture.txt"),
-    ],
-)
-def test_wrong_options_are_refused_before_any_work(options, message, capsys, pointnet):
-    with pytest.raises(SystemExit, match="2"):
-        pointnet.parse(options)
-    assert message in capsys.readouterr().err
-
-
 @pytest.mark.slow
 def test_it_trains_twice_prints_its_figures_and_draws(tmp_path):
     picture = tmp_path / "pointnet.png"

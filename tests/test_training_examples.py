@@ -33,28 +33,6 @@ def test_it_trains_prints_its_figures_and_draws(script, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--steps", "0"], "--steps must be at least 1, got 0"),
-        (["--steps", "many"], "argument --steps: invalid int value: 'many'"),
-        (["--seed", "-1"], "--seed must be from 0 to 2147483647, got -1"),
-        (["--out", "picture.txt"], "--out must end in .png, .pdf or .svg, got picture.txt"),
-        (["--out", "no/such/folder/picture.png"], "there is no folder no/such/folder"),
-    ],
-)
-def test_wrong_options_are_refused_before_any_work(coins, options, message, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        coins.parse("Find coins.", "coins.png", options)
-    assert message in capsys.readouterr().err
-
-
-def test_options_have_defaults(coins, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    options = coins.parse("Find coins.", "coins.png", [])
-    assert (options.steps, options.seed, options.out) == (200, 0, Path("coins.png"))
-
-
 def test_training_and_test_share_no_pixel(coins):
     training, test = coins.load()
     photo = coins.data.coins()
