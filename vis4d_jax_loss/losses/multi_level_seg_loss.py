@@ -26,8 +26,9 @@ def multi_level_seg_loss(
 ) -> dict[str, jax.Array]:
     r"""Segmentation cross-entropy of chosen levels, as auxiliary heads are trained.
 
-    .. math:: L_k = w_k \, \underset{i < H,\, j < W}{\mathrm{red}} \Big( \log \sum_c e^{z^{(k)}_{ijc}}
-        - z^{(k)}_{ij y_{ij}} \Big)
+    .. math::
+        L_k = w_k \, \underset{i < H,\, j < W}{\mathrm{red}} \Big(
+        \log \sum_c e^{z^{(k)}_{ijc}} - z^{(k)}_{ij y_{ij}} \Big)
 
     Each level is :func:`seg_cross_entropy_loss` times its weight.
 
