@@ -1,4 +1,4 @@
-"""The wording of every report on values: computed only under ``checkify``, free otherwise."""
+"""The wording of every report on values: nothing is computed but under ``checkify``."""
 
 import jax
 import jax.numpy as jnp
