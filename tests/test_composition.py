@@ -285,8 +285,15 @@ class Losses(NamedTuple):
     mask: Any = None
 
 
-def test_a_loss_may_return_a_named_tuple_with_none_for_what_is_left_out():
-    term = LossTerm(lambda x: {"roi": Losses(x), "rpn": Losses(x, 2 * x)}, 1.0, {"x": pred_key()})
+@flax.struct.dataclass
+class StructLosses:
+    box: Any
+    mask: Any = None
+
+
+@pytest.mark.parametrize("kind", [Losses, StructLosses])
+def test_a_loss_may_return_a_structure_with_none_for_what_is_left_out(kind):
+    term = LossTerm(lambda x: {"roi": kind(x), "rpn": kind(x, 2 * x)}, 1.0, {"x": pred_key()})
     total, metrics = LossModule({"det": term})(jnp.float32(1), {})
     assert floats(metrics) == {
         "det.roi.box": 1.0,
@@ -307,6 +314,22 @@ class Boxes(NamedTuple):
     count: int
 
 
+@dataclasses.dataclass
+class Derived:
+    once: Any
+
+    @property
+    def twice(self):
+        return 2 * self.once
+
+
+class OldSlots:
+    __slots__ = ("boxes",)
+
+    def __init__(self, boxes):
+        self.boxes = boxes
+
+
 @dataclasses.dataclass(slots=True)
 class Slots:
     boxes: Any
@@ -323,6 +346,9 @@ class Slots:
         (Outputs({"box": Boxes(1.0, 2)}), "heads.box.xyxy"),
         (SimpleNamespace(levels=[0.0, Outputs(1.0)]), "levels.1.heads"),
         ({0: {"x": 1.0}}, "0.x"),
+        ({"layer.1": {"x": 1.0}, "layer": {"x": 2.0}}, "layer.1.x"),
+        (Derived(0.5), "twice"),
+        (OldSlots(1.0), "boxes"),
         (Slots((1.0, 2.0)), "boxes.0"),
         (nnx.Dict(box=nnx.List([jnp.float32(1)])), "box.0"),
     ],
@@ -388,10 +414,12 @@ def test_where_of_the_call_narrows_each_mask():
             finer(x, batch | {"valid": valid[:, 0]}, where=where)
 
 
-def test_a_mask_that_a_partial_has_bound_stays():
+def test_a_mask_that_a_partial_has_bound_is_narrowed_like_any_other():
     bound = functools.partial(vjl.l1_loss, reducer=vjl.mean_loss, where=jnp.array([False, True]))
-    objective = LossModule({"t": LossTerm(bound, inputs=PAIR)})
-    assert objective(OUTPUTS, BATCH, where=jnp.array([True, False]))[0] == 3
+    for loss in (bound, jax.jit(bound)):
+        objective = LossModule({"t": LossTerm(loss, inputs=PAIR)})
+        assert objective(OUTPUTS, BATCH, where=jnp.array([True, True]))[0] == 3
+        assert objective(OUTPUTS, BATCH, where=jnp.array([True, False]))[0] == 0
 
 
 def draw(x, key):
@@ -411,6 +439,19 @@ def test_each_term_gets_a_key_of_its_own():
     key = jax.random.key(7)
     value = LossModule({"a": given})(1.0, {"key": key}, key=jax.random.key(0))[0]
     assert value == jax.random.uniform(key)
+
+
+@pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])
+def test_a_bound_key_stays(make):
+    bound = functools.partial(draw, key=make(7))
+    objective = LossModule(
+        {
+            "bound": LossTerm(bound, 1.0, {"x": pred_key()}),
+            "free": LossTerm(draw, 1.0, {"x": pred_key()}),
+        }
+    )
+    _, metrics = jax.jit(objective)(1.0, {}, key=make(0))
+    assert metrics["bound"] == jax.random.uniform(make(7)) != metrics["free"]
 
 
 def test_random_mining_in_a_term():
@@ -482,6 +523,72 @@ def test_nnx_value_and_grad_takes_it_directly():
     np.testing.assert_array_equal(grads["x"], [0.25, 0.25])
 
 
+@pytest.mark.parametrize("weight", [jnp.float32(2), {"a": jnp.float32(2), "b": 3.0}])
+def test_transformations_may_put_anything_in_the_place_of_array_weights(weight):
+    if isinstance(weight, dict):
+        term = LossTerm(lambda x: {"a": x, "b": x}, weight, {"x": pred_key()})
+    else:
+        term = LossTerm(identity, weight, {"x": pred_key()})
+    objective = LossModule({"t": term})
+    structure = jax.tree.structure(objective)
+    for put in (True, None, 1.5, "label", np.float32(1)):
+        marked = jax.tree.map(lambda _, put=put: put, objective)
+        assert jax.tree.structure(marked, is_leaf=lambda x: x is None) == structure
+    abstract = jax.eval_shape(lambda objective: objective, objective)
+    assert jax.tree.leaves(abstract) == [jax.ShapeDtypeStruct((), jnp.float32)]
+    compiled = jax.jit(lambda objective: objective(jnp.float32(1), {})[0]).lower(abstract).compile()
+    assert compiled(objective) == (5 if isinstance(weight, dict) else 2)
+    stacked = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), objective)
+    axes = jax.tree.map(lambda _: 0, stacked)
+    totals = jax.vmap(lambda o: o(jnp.float32(1), {})[0], in_axes=(axes,))(stacked)
+    assert totals.tolist() == ([5, 7] if isinstance(weight, dict) else [2, 4])
+
+
+def test_weights_of_numpy_are_numbers():
+    objective = LossModule({"l1": LossTerm(L1, np.array(2.0), PAIR)})
+    assert jax.tree.leaves(objective) == []
+    assert objective == LossModule({"l1": LossTerm(L1, 2.0, PAIR)})
+    assert jax.jit(objective)(OUTPUTS, BATCH)[0] == 4
+
+
+def test_order_does_not_matter():
+    terms = {"a": L1_TERM, "b": SEG_TERM}
+    objectives = [
+        LossModule(terms, ["a", "b"]),
+        LossModule(dict(reversed(terms.items())), {"b", "a"}),
+        LossModule(terms, ["b", "a", "a"]),
+    ]
+    assert len(set(objectives)) == 1
+    assert len({jax.tree.structure(objective) for objective in objectives}) == 1
+
+
+def test_a_term_is_not_excluded_with_another_whose_name_it_begins_with():
+    objective = LossModule({"head": L1_TERM, "head.aux": L1_TERM}, ["head"])
+    assert objective(OUTPUTS, BATCH)[0] == 2
+
+
+def test_none_stands_for_a_loss_left_out_and_keeps_its_name():
+    term = LossTerm(lambda x: {"a": x, "b": None}, {"b": 2.0}, {"x": pred_key()})
+    total, metrics = LossModule({"t": term}, ["t.b"])(jnp.float32(1), {})
+    assert floats(metrics) == {"t.a": 1.0, "loss": 1.0}
+    assert total == 1
+
+
+def test_a_mask_for_rows_is_not_given_to_losses_that_take_it_for_columns():
+    ranking = LossTerm(
+        optax.losses.ranking_softmax_loss, 1.0, {"logits": pred_key(), "labels": data_key()}
+    )
+    square, where = jnp.ones((3, 3)), jnp.array([True, True, False])
+    with pytest.raises(
+        TypeError, match="where of the call covers leading axes, which the where of"
+    ):
+        LossModule({"r": ranking})(square, square, where=where)
+    mean = LossTerm(jnp.mean, 1.0, {"a": pred_key()})
+    with pytest.raises(TypeError, match=r"got mean\. Wrap it in a lambda"):
+        LossModule({"m": mean})(square, square, where=where)
+    assert LossModule({"m": mean})(square, square)[0] == 1
+
+
 def call(terms, *arguments, exclude=(), **keywords):
     return LossModule(terms, exclude)(*(arguments or (OUTPUTS, BATCH)), **keywords)
 
@@ -497,6 +604,111 @@ def of(loss, weight=1.0):
 @pytest.mark.parametrize(
     ("mistake", "kind", "message"),
     [
+        (
+            lambda: LossModule([L1_TERM, SEG_TERM]),
+            TypeError,
+            'LossModule: terms must have names, got LossTerm. Write LossModule({"box": LossTerm(...), ...}).',
+        ),
+        (
+            lambda: LossModule(L1_TERM),
+            TypeError,
+            'LossModule: terms must have names, got LossTerm. Write LossModule({"box": LossTerm(...), ...}).',
+        ),
+        (
+            lambda: LossModule({}),
+            ValueError,
+            "LossModule: there must be at least one term, got none.",
+        ),
+        (
+            lambda: LossModule({"a": {"b": L1_TERM}}),
+            TypeError,
+            'LossModule: the term "a" must be a LossTerm or a LossModule, got dict. Wrap it: LossModule({...}).',
+        ),
+        (
+            lambda: LossTerm(vjl.L1Loss, 1.0, PAIR),
+            TypeError,
+            "LossTerm: loss must be an instance, got the class L1Loss. Write L1Loss(...).",
+        ),
+        (
+            lambda: LossTerm(L1, PAIR),
+            TypeError,
+            "LossTerm: weight must not be a dict of keys, got a key. Keys belong in inputs: LossTerm(loss, inputs={...}).",
+        ),
+        (
+            lambda: LossTerm(L1, {"b": {"c": 2.0}}, PAIR),
+            TypeError,
+            'LossTerm: weights by key must not be nested, got a dict under "b". Write the whole path: {"b.c": 2.0}.',
+        ),
+        (
+            lambda: LossTerm(L1, nnx.Param(jnp.float32(2)), PAIR),
+            TypeError,
+            "LossTerm: a weight must be a real number, a scalar array, a schedule, or a dict of them, got Param. Pass its value, weight[...], to a LossModule made inside the step.",
+        ),
+        (
+            lambda: LossTerm(L1, 1j, PAIR),
+            TypeError,
+            "LossTerm: a weight must be a real number, a scalar array, a schedule, or a dict of them, got complex.",
+        ),
+        (
+            lambda: call({"l1": LossTerm(L1, lambda step: step > 3, PAIR)}, step=jnp.int32(0)),
+            TypeError,
+            "LossTerm: a weight must be a real number, a scalar array, a schedule, or a dict of them, got ArrayImpl.",
+        ),
+        (
+            lambda: call({"l1": LossTerm(L1, lambda step: None, PAIR)}, step=0),
+            TypeError,
+            "LossTerm: a weight must be a real number, a scalar array, a schedule, or a dict of them, got NoneType.",
+        ),
+        (
+            lambda: call(of(lambda x: x.sum() * 1j)),
+            TypeError,
+            "LossModule: a loss must be a real scalar, or a dict or named tuple of scalars, got complex64.",
+        ),
+        (
+            lambda: call(of(lambda x: {"a.b": x.sum(), "a": {"b": x.sum()}})),
+            ValueError,
+            'LossModule: each metric must have a name of its own, got "a.b" twice. Rename one of the terms.',
+        ),
+        (
+            lambda: call(of(lambda x: {1: x.sum(), "1": x.sum()})),
+            ValueError,
+            'LossModule: each metric must have a name of its own, got "1" twice. Rename one of the terms.',
+        ),
+        (
+            lambda: call(of(lambda x: {"": x.sum()})),
+            ValueError,
+            'LossModule: each loss that a term returns must have a name, got "".',
+        ),
+        (
+            lambda: call({"d": LossTerm(draw, 1.0, {"x": pred_key("x")})}),
+            ValueError,
+            "LossModule: the loss needs key, got none. Call objective(outputs, batch, key=key), or add it to inputs.",
+        ),
+        (
+            lambda: pred_key(0),
+            TypeError,
+            'pred_key: a path must be a string, got int. Write it as in "boxes.0".',
+        ),
+        (
+            lambda: data_key("boxes."),
+            ValueError,
+            'data_key: a path must not have empty parts, got "boxes.".',
+        ),
+        (
+            lambda: call({"t": LossTerm(identity, 1.0, {"x": pred_key("a.b")})}, {"a": None}, {}),
+            ValueError,
+            'LossModule: inputs must name what is there, and "b" is not, got outputs.a.b. What should hold it is None.',
+        ),
+        (
+            lambda: hash(LossModule({"l1": LossTerm(L1, jnp.float32(1), PAIR)})),
+            TypeError,
+            "LossTerm: an objective whose weights are arrays has no hash, got an array. It is an argument of the step, not a static one: jit a function that takes it.",
+        ),
+        (
+            lambda: call({"seg": LossTerm(vjl.SegCrossEntropyLoss(), {0: 2.0}, SEG)}),
+            ValueError,
+            'LossTerm: weights by key must name losses that the term returns, got "0". There is "loss_seg".',
+        ),
         (
             lambda: LossModule([("a", L1_TERM), ("b", L1_TERM), ("a", SEG_TERM)]),
             ValueError,
@@ -601,12 +813,12 @@ def of(loss, weight=1.0):
         (
             lambda: LossTerm(L1, "heavy", PAIR),
             TypeError,
-            "LossTerm: a weight must be a number, a scalar array, a schedule, or a dict of them, got str 'heavy'.",
+            "LossTerm: a weight must be a real number, a scalar array, a schedule, or a dict of them, got str 'heavy'.",
         ),
         (
             lambda: LossTerm(L1, True, PAIR),
             TypeError,
-            "LossTerm: a weight must be a number, a scalar array, a schedule, or a dict of them, got bool.",
+            "LossTerm: a weight must be a real number, a scalar array, a schedule, or a dict of them, got bool.",
         ),
         (
             lambda: LossTerm(L1, jnp.ones(2), PAIR),
@@ -626,32 +838,32 @@ def of(loss, weight=1.0):
         (
             lambda: call({"l1": LossTerm(vjl.L1Loss(), 1.0, PAIR)}),
             ValueError,
-            "LossModule: a loss must be a scalar, or a dict or named tuple of scalars, got loss (2,). Give the loss a reducer, such as mean_loss.",
+            "LossModule: a loss must be a real scalar, or a dict or named tuple of scalars, got loss (2,). Give the loss a reducer, such as mean_loss.",
         ),
         (
             lambda: call(of(lambda x: {"a": x})),
             ValueError,
-            "LossModule: a loss must be a scalar, or a dict or named tuple of scalars, got a (2,). Give the loss a reducer, such as mean_loss.",
+            "LossModule: a loss must be a real scalar, or a dict or named tuple of scalars, got a (2,). Give the loss a reducer, such as mean_loss.",
         ),
         (
             lambda: call(of(lambda x: (x.sum(), {}))),
             TypeError,
-            "LossModule: a loss must be a scalar, or a dict or named tuple of scalars, got tuple. Which of them is the loss? Wrap it in a lambda that says so.",
+            "LossModule: a loss must be a real scalar, or a dict or named tuple of scalars, got tuple. Which of them is the loss? Wrap it in a lambda that says so.",
         ),
         (
             lambda: call(of(lambda x: None)),
             TypeError,
-            "LossModule: a loss must be a scalar, or a dict or named tuple of scalars, got NoneType.",
+            "LossModule: a loss must be a real scalar, or a dict or named tuple of scalars, got NoneType.",
         ),
         (
             lambda: call(of(lambda x: {"a": {"b": "x"}})),
             TypeError,
-            "LossModule: a loss must be a scalar, or a dict or named tuple of scalars, got str 'x' under \"a.b\".",
+            "LossModule: a loss must be a real scalar, or a dict or named tuple of scalars, got str 'x' under \"a.b\".",
         ),
         (
             lambda: call(of(lambda x: x.sum() > 0)),
             TypeError,
-            "LossModule: a loss must be a scalar, or a dict or named tuple of scalars, got bool.",
+            "LossModule: a loss must be a real scalar, or a dict or named tuple of scalars, got bool.",
         ),
     ],
 )
@@ -663,7 +875,7 @@ def test_each_mistake_is_one_clear_error(mistake, kind, message):
 
 def test_errors_come_when_the_step_is_traced():
     objective = LossModule({"outer": LossModule({"l1": LossTerm(vjl.L1Loss(), 1.0, PAIR)})})
-    with pytest.raises(ValueError, match="a loss must be a scalar") as error:
+    with pytest.raises(ValueError, match="a loss must be a real scalar") as error:
         jax.jit(objective)(OUTPUTS, BATCH)
     assert error.value.__notes__[:2] == [
         'This came up in the term "l1" of a LossModule.',

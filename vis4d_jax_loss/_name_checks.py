@@ -2,26 +2,27 @@
 
 import difflib
 import inspect
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 
 def _fail(kind: type[Exception], function: str, rule: str, got: str, remedy: str) -> NoReturn:
     raise kind(f"{function}: {rule}, got {got}. {remedy}".rstrip())
 
 
-def _quoted(names: Collection[str]) -> str:
+def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in names) or "nothing"
 
 
 def _there_is(name: str, names: Collection[str]) -> str:
     """What there is, after the name that was probably meant."""
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(str(name), map(str, names), n=1, cutoff=0.5)
     hint = f'Did you mean "{nearest[0]}"? ' if nearest else ""
     return f"{hint}There is {_quoted(names)}."
 
@@ -40,6 +41,28 @@ def within(term: str) -> Iterator[None]:
         raise
 
 
+def check_path(function: str, path: Any) -> None:
+    if not isinstance(path, str):
+        _fail(
+            TypeError, function, "a path must be a string", _of(path), 'Write it as in "boxes.0".'
+        )
+    if path and "" in path.split("."):
+        _fail(ValueError, function, "a path must not have empty parts", f'"{path}"', "")
+
+
+def check_pairs(pairs: Any) -> list[tuple[Any, Any]]:
+    rule, remedy = "terms must have names", 'Write LossModule({"box": LossTerm(...), ...}).'
+    if not isinstance(pairs, Iterable):
+        _fail(TypeError, "LossModule", rule, _of(pairs), remedy)
+    pairs = list(pairs)
+    for pair in pairs:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            _fail(TypeError, "LossModule", rule, _of(pair), remedy)
+    if not pairs:
+        _fail(ValueError, "LossModule", "there must be at least one term", "none", "")
+    return pairs
+
+
 def check_terms(pairs: Sequence[tuple[str, Any]], kind: type) -> None:
     names = [name for name, _ in pairs]
     for name, term in pairs:
@@ -54,12 +77,17 @@ def check_terms(pairs: Sequence[tuple[str, Any]], kind: type) -> None:
             rule, remedy = f'the term "{name}" must be a LossTerm or a LossModule', ""
             if callable(term):
                 remedy = "Wrap it: LossTerm(loss, inputs={...}) says what to call it with."
+            if isinstance(term, Mapping):
+                remedy = "Wrap it: LossModule({...})."
             _fail(TypeError, "LossModule", rule, _of(term), remedy)
 
 
 def check_loss(loss: Any) -> None:
     if not callable(loss):
         _fail(TypeError, "LossTerm", "loss must be callable", _of(loss), "")
+    if isinstance(loss, type) and any("__call__" in vars(base) for base in loss.__mro__):
+        rule, remedy = "loss must be an instance", f"Write {loss.__name__}(...)."
+        _fail(TypeError, "LossTerm", rule, f"the class {loss.__name__}", remedy)
 
 
 def check_inputs(inputs: Any, kind: type) -> None:
@@ -97,29 +125,81 @@ def check_arguments(
             _fail(ValueError, "LossTerm", rule, _quoted(inputs), remedy)
 
 
-def check_weight(weight: Any, nested: bool) -> None:
-    """Weights are numbers, scalar arrays or schedules; a dict of them suits no nested module."""
-    if isinstance(weight, Mapping):
-        if nested:
-            rule = "the weight of a LossModule must be one for all its terms"
-            remedy = "Its own terms have weights of their own."
-            _fail(TypeError, "LossTerm", rule, _of(weight), remedy)
-        for part in weight.values():
-            check_weight(part, nested=True)
-    elif isinstance(weight, jax.Array | np.ndarray):
+def check_weight(weight: Any, key: type, nested: bool) -> None:
+    """Weights are numbers, scalar arrays or schedules, or a dict of them."""
+    if not isinstance(weight, Mapping):
+        _check_one_weight(weight)
+        return
+    if any(isinstance(part, key) for part in weight.values()):
+        remedy = "Keys belong in inputs: LossTerm(loss, inputs={...})."
+        _fail(TypeError, "LossTerm", "weight must not be a dict of keys", "a key", remedy)
+    if nested:
+        rule = "the weight of a LossModule must be one for all its terms"
+        remedy = "Its own terms have weights of their own."
+        _fail(TypeError, "LossTerm", rule, _of(weight), remedy)
+    for name, part in weight.items():
+        if isinstance(part, Mapping):
+            rule = "weights by key must not be nested"
+            inner = next(iter(part), "...")
+            remedy = f'Write the whole path: {{"{name}.{inner}": 2.0}}.'
+            _fail(TypeError, "LossTerm", rule, f'a dict under "{name}"', remedy)
+        _check_one_weight(part)
+
+
+def _check_one_weight(weight: Any) -> None:
+    rule = "a weight must be a real number, a scalar array, a schedule, or a dict of them"
+    if isinstance(weight, nnx.Variable):
+        remedy = "Pass its value, weight[...], to a LossModule made inside the step."
+        _fail(TypeError, "LossTerm", rule, _of(weight), remedy)
+    if not callable(weight):
         check_scalar_weight(weight)
-    elif not (callable(weight) or isinstance(weight, int | float | np.number)) or isinstance(
-        weight, bool
-    ):
-        rule = "a weight must be a number, a scalar array, a schedule, or a dict of them"
-        _fail(TypeError, "LossTerm", rule, _of(weight), "")
 
 
 def check_scalar_weight(weight: Any) -> None:
+    if not isinstance(weight, jax.Array | np.ndarray | np.number | int | float) or _no_number(
+        weight
+    ):
+        rule = "a weight must be a real number, a scalar array, a schedule, or a dict of them"
+        _fail(TypeError, "LossTerm", rule, _of(weight), "")
     if np.shape(weight):
         remedy = "Weights of single elements belong in SumWeightedLoss."
         rule = "the weight of a term must be a scalar"
         _fail(ValueError, "LossTerm", rule, f"weight {np.shape(weight)}", remedy)
+
+
+def _no_number(x: Any) -> bool:
+    """Whether it is boolean or complex."""
+    dtype = jnp.result_type(x)
+    return not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))
+
+
+def check_hashable_weight(traced: bool) -> None:
+    if traced:
+        rule = "an objective whose weights are arrays has no hash"
+        remedy = "It is an argument of the step, not a static one: jit a function that takes it."
+        _fail(TypeError, "LossTerm", rule, "an array", remedy)
+
+
+def check_masks_leading_axes(loss: Any) -> None:
+    """The masks of optax and JAX broadcast from the right: rows would be taken for columns."""
+    function = inspect.unwrap(getattr(loss, "func", loss))
+    if str(getattr(function, "__module__", "")).partition(".")[0] in ("jax", "optax"):
+        rule = "where of the call covers leading axes, which the where of this loss does not"
+        remedy = "Wrap it in a lambda, with a mask of its own from the batch if it needs one."
+        name = getattr(function, "__name__", type(function).__name__)
+        _fail(TypeError, "LossModule", rule, name, remedy)
+
+
+def check_nothing_missing(free: Mapping[str, Any], arguments: Collection[str]) -> None:
+    for name in ("key", "where"):
+        if free.get(name) is inspect.Parameter.empty and name not in arguments:
+            remedy = f"Call objective(outputs, batch, {name}={name}), or add it to inputs."
+            _fail(ValueError, "LossModule", f"the loss needs {name}", "none", remedy)
+
+
+def check_part(name: Any) -> None:
+    if str(name) == "":
+        _fail(ValueError, "LossModule", "each loss that a term returns must have a name", '""', "")
 
 
 def check_step(step: Any) -> None:
@@ -160,12 +240,14 @@ def check_found(name: str, path: str, members: Collection[str], node: Any) -> No
         there = _there_is(name, members)
         if isinstance(node, jax.Array | np.ndarray):
             there = f"An array of shape {node.shape} has no parts."
+        if node is None:
+            there = "What should hold it is None."
         rule = f'inputs must name what is there, and "{name}" is not'
         _fail(ValueError, "LossModule", rule, path, there)
 
 
 def check_scalar(path: str, loss: Any) -> None:
-    rule = "a loss must be a scalar, or a dict or named tuple of scalars"
+    rule = "a loss must be a real scalar, or a dict or named tuple of scalars"
     if not isinstance(loss, jax.Array | np.ndarray | np.generic | int | float):
         got = _of(loss) + (f' under "{path}"' if path else "")
         remedy = ""
@@ -176,5 +258,5 @@ def check_scalar(path: str, loss: Any) -> None:
         got = (path or "loss") + f" {np.shape(loss)}"
         remedy = "Give the loss a reducer, such as mean_loss."
         _fail(ValueError, "LossModule", rule, got, remedy)
-    if not (jnp.issubdtype(jnp.result_type(loss), jnp.number)):
+    if _no_number(loss):
         _fail(TypeError, "LossModule", rule, f"{jnp.result_type(loss)}", "")

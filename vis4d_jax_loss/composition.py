@@ -4,17 +4,18 @@ import dataclasses
 import functools
 import inspect
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.core import FrozenDict
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _checks, _name_checks
 from vis4d_jax_loss._numerics import cover, to_float
-from vis4d_jax_loss.keys import Key, data_key, find, is_array, members, pred_key
+from vis4d_jax_loss.keys import Key, data_key, find, members, pred_key
 
 Schedule = Callable[[Any], ArrayLike]
 Weight = ArrayLike | Schedule
@@ -26,11 +27,12 @@ class LossTerm:
     """One term of a :class:`LossModule`: a loss, its weight, and where its arguments come from.
 
     Args:
-        loss: Any callable that returns a scalar, or a dict or named tuple of scalars, nested at
-            will (None stands for a loss left out): a module or function of this library or of
-            optax, a lambda, or another :class:`LossModule`.
-        weight: A number; a schedule, called with the step; a scalar array, traced or not; or, for
-            a loss that returns a dict, a dict of such weights by key (1 for a key without one).
+        loss: Any callable that returns a scalar, or a dict, named tuple or dataclass of scalars,
+            nested at will (None stands for a loss left out): a module or function of this library
+            or of optax, a lambda, or another :class:`LossModule`.
+        weight: A number; a schedule, called with the step and compared by identity, so make it
+            once; a scalar array, traced or not; or, for a loss that returns a dict, a dict of such
+            weights by dotted path (1 for what it does not name).
         inputs: From the names of the loss's arguments to :func:`pred_key` or :func:`data_key`. A
             :class:`LossModule` takes ``outputs`` and ``batch``, by default those of the whole.
 
@@ -49,38 +51,51 @@ class LossTerm:
     loss: Callable[..., Any]
     weight: Weight | Mapping[str, Weight] = 1.0
     inputs: Mapping[str, Key] = FrozenDict()
+    _is_leaf: tuple[bool, ...] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _name_checks.check_loss(self.loss)
-        _name_checks.check_inputs(self.inputs, Key)
         nested = isinstance(self.loss, LossModule)
+        _name_checks.check_loss(self.loss)
+        _name_checks.check_weight(self.weight, Key, nested)
+        _name_checks.check_inputs(self.inputs, Key)
         inputs = {"outputs": pred_key(), "batch": data_key()} if nested else {}
         inputs |= self.inputs
         _name_checks.check_arguments(self.loss, inputs, _parameters(self.loss))
-        _name_checks.check_weight(self.weight, nested)
-        weight = FrozenDict(self.weight) if isinstance(self.weight, Mapping) else self.weight
-        object.__setattr__(self, "weight", weight)
+        weight = self.weight
+        if isinstance(weight, Mapping):
+            weight = FrozenDict({key: _as_scalar(part) for key, part in weight.items()})
+        object.__setattr__(self, "weight", _as_scalar(weight))
         object.__setattr__(self, "inputs", FrozenDict(inputs))
+        weights = jax.tree.leaves(self.weight, is_leaf=_is_weight)
+        object.__setattr__(self, "_is_leaf", tuple(isinstance(w, jax.Array) for w in weights))
 
-    # Weights that are arrays are leaves, so that they may be traced; the rest is static.
+    def __hash__(self) -> int:
+        _name_checks.check_hashable_weight(any(self._is_leaf))
+        return hash((self.loss, self.weight, self.inputs))
+
+    # Weights that are arrays are leaves, so that they may be traced; the rest is static. Which they
+    # are is settled once: a transformation may put anything in their place.
 
     def tree_flatten(self) -> tuple[list[Any], Any]:
-        weights, structure = jax.tree.flatten(self.weight, is_leaf=callable)
-        arrays = [x if is_array(x) else None for x in weights]
-        static = tuple(None if is_array(x) else x for x in weights)
-        return arrays, (self.loss, self.inputs, structure, static)
+        weights, structure = jax.tree.flatten(self.weight, is_leaf=_is_weight)
+        pairs = list(zip(weights, self._is_leaf, strict=True))
+        rest = tuple(None if is_leaf else weight for weight, is_leaf in pairs)
+        leaves = [weight for weight, is_leaf in pairs if is_leaf]
+        return leaves, (self.loss, self.inputs, structure, rest, self._is_leaf)
 
     @classmethod
-    def tree_unflatten(cls, static: Any, arrays: Sequence[Any]) -> "LossTerm":
-        loss, inputs, structure, rest = static
-        weights = [a if b is None else b for a, b in zip(arrays, rest, strict=True)]
-        return _unchecked(cls, loss=loss, weight=structure.unflatten(weights), inputs=inputs)
+    def tree_unflatten(cls, static: Any, leaves: Sequence[Any]) -> "LossTerm":
+        loss, inputs, structure, rest, is_leaf = static
+        remaining = iter(leaves)
+        weights = [next(remaining) if leaf else w for w, leaf in zip(rest, is_leaf, strict=True)]
+        weight = structure.unflatten(weights)
+        return _unchecked(cls, loss=loss, weight=weight, inputs=inputs, _is_leaf=is_leaf)
 
 
 class _Entry(NamedTuple):
-    """A weighted loss, and whether it counts towards the total."""
+    """A weighted loss (None: left out), and whether it counts towards the total."""
 
-    value: jax.Array
+    value: jax.Array | None
     counted: bool = True
     subtotal: bool = False
 
@@ -93,7 +108,8 @@ class LossModule:
     .. math:: L = \sum_{i \notin \mathrm{exclude}} w_i(\mathrm{step}) \, \ell_i
 
     Pure, and made for ``jax.value_and_grad(objective, has_aux=True)``. It is immutable, compared
-    and hashed by value, and a pytree whose only leaves are weights that are arrays.
+    and hashed by value, and a pytree whose only leaves are weights that are arrays; with such
+    weights it has no hash.
 
     Args:
         terms: From names to terms, as a dict or as pairs. A :class:`LossModule` may stand for a
@@ -126,16 +142,21 @@ class LossModule:
         {'box': 2.5, 'loss': 2.847, 'seg.loss_seg': 0.347}
     """
 
-    terms: Mapping[str, LossTerm]
-    exclude: Sequence[str] = ()
+    terms: "Mapping[str, LossTerm | LossModule] | Iterable[tuple[str, LossTerm | LossModule]]"
+    exclude: str | Iterable[str] = ()
 
     def __post_init__(self) -> None:
         pairs = self.terms.items() if isinstance(self.terms, Mapping) else self.terms
+        pairs = _name_checks.check_pairs(pairs)
         pairs = [(k, LossTerm(v) if isinstance(v, LossModule) else v) for k, v in pairs]
         _name_checks.check_terms(pairs, LossTerm)
+        exclude = (self.exclude,) if isinstance(self.exclude, str) else self.exclude
         object.__setattr__(self, "terms", FrozenDict(pairs))
-        exclude = (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude)
-        object.__setattr__(self, "exclude", exclude)
+        object.__setattr__(self, "exclude", tuple(sorted(set(map(str, exclude)))))
+
+    @property
+    def _terms(self) -> dict[str, LossTerm]:
+        return dict(self.terms)  # type: ignore[arg-type]
 
     def __call__(
         self,
@@ -156,7 +177,8 @@ class LossModule:
                 derived from its name: adding a term does not change the others' randomness.
             where: True for what is real, over the leading axes of *every* term with an argument
                 ``where``, such as ``[B]`` for the real images of a batch; a term's own ``where``
-                is narrowed by it. A term without such an argument sees everything.
+                is narrowed by it. A term without such an argument sees everything; one of optax or
+                JAX, whose masks broadcast from the right, is an error.
 
         Returns:
             The total, a scalar in float32 or better, and the metrics, all on the device: each term
@@ -165,24 +187,32 @@ class LossModule:
         """
         entries = self._entries(outputs, batch, step, key, where)
         total = _sum(entries)
-        return total, {name: entry.value for name, entry in entries.items()} | {"loss": total}
+        metrics = {name: entry.value for name, entry in entries.items() if entry.value is not None}
+        return total, metrics | {"loss": total}
 
     def _entries(self, outputs, batch, step, key, where) -> dict[str, _Entry]:
         entries: dict[str, _Entry] = {}
-        for name, term in self.terms.items():
+        for name, term in self._terms.items():
             with _name_checks.within(name):
                 parts = _evaluate(term, name, outputs, batch, step, key, where)
-            for path, (value, counted, subtotal) in parts.items():
+            for path, entry in parts.items():
                 full = f"{name}.{path}" if path else name
                 _name_checks.check_new(full, entries)
-                counted &= not any(f"{full}.".startswith(f"{e}.") for e in self.exclude)
-                entries[full] = _Entry(value, counted, subtotal)
+                counted = entry.counted and not self._excludes(name, full)
+                entries[full] = entry._replace(counted=counted)
         parts = [name for name, entry in entries.items() if not entry.subtotal]
-        _name_checks.check_excludes(self.exclude, parts, list(self.terms))
+        _name_checks.check_excludes(list(self.exclude), parts, list(self._terms))
         return entries
 
+    def _excludes(self, term: str, entry: str) -> bool:
+        """A name is that of a term, or else of an entry or of what holds it."""
+        return term in self.exclude or any(
+            f"{entry}.".startswith(f"{name}.") for name in self.exclude if name not in self._terms
+        )
+
     def tree_flatten(self) -> tuple[list[LossTerm], Any]:
-        return list(self.terms.values()), (tuple(self.terms), self.exclude)
+        names = tuple(sorted(self._terms))
+        return [self._terms[name] for name in names], (names, self.exclude)
 
     @classmethod
     def tree_unflatten(cls, static: Any, terms: Sequence[Any]) -> "LossModule":
@@ -199,7 +229,10 @@ def _evaluate(
         entries = term.loss._entries(**dict(step=step, key=None, where=None) | arguments)
         entries["loss"] = _Entry(_sum(entries), counted=False, subtotal=True)
     else:
-        entries = {path: _Entry(loss) for path, loss in _scalars("", term.loss(**arguments))}
+        entries = {}
+        for path, loss in _scalars("", term.loss(**arguments)):
+            _name_checks.check_new(path or name, entries)
+            entries[path] = _Entry(loss, counted=loss is not None)
     if isinstance(term.weight, Mapping):
         _name_checks.check_weights(term.weight, entries)
         weights = {path: term.weight.get(path, 1.0) for path in entries}
@@ -207,6 +240,8 @@ def _evaluate(
         weights = dict.fromkeys(entries, term.weight)
     return {
         path: entry._replace(value=_weighted(entry.value, weights[path], step))
+        if entry.value is not None
+        else entry
         for path, entry in entries.items()
     }
 
@@ -217,12 +252,20 @@ def _arguments(
     """What a term's loss is called with."""
     sources = {"outputs": outputs, "batch": batch}
     arguments = {name: find(sources[at.source], at) for name, at in term.inputs.items()}
-    parameters = _parameters(term.loss)
-    if key is not None and "key" in parameters and "key" not in arguments:
+    # What a partial has bound already is the default of its signature.
+    free = {name: p.default for name, p in _parameters(term.loss).items()}
+    takes_key = any(
+        free.get("key", False) is default for default in (None, inspect.Parameter.empty)
+    )
+    if key is not None and takes_key:
         # By name: another term more or less does not change this one's randomness.
-        arguments["key"] = jax.random.fold_in(key, zlib.crc32(name.encode()))
-    if where is not None and "where" in parameters:
-        arguments["where"] = _both(arguments.get("where"), jnp.asarray(where))
+        own = jax.random.fold_in(key, zlib.crc32(name.encode()))
+        arguments = {"key": own} | arguments
+    if where is not None and "where" in free:
+        _name_checks.check_masks_leading_axes(term.loss)
+        bound = None if free["where"] is inspect.Parameter.empty else free["where"]
+        arguments["where"] = _both(arguments.get("where", bound), jnp.asarray(where))
+    _name_checks.check_nothing_missing(free, arguments)
     return arguments
 
 
@@ -235,7 +278,7 @@ def _weighted(loss: jax.Array, weight: Weight, step: ArrayLike | None) -> jax.Ar
     return weight * loss
 
 
-def _signed(step: ArrayLike) -> ArrayLike:
+def _signed(step: Any) -> Any:
     """A step that may become negative: a schedule that begins later subtracts its beginning.
 
     ``nnx.Optimizer`` counts in uint32, where 0 - 100 is the far end of the schedule.
@@ -246,29 +289,40 @@ def _signed(step: ArrayLike) -> ArrayLike:
 
 
 def _sum(entries: Mapping[str, _Entry]) -> jax.Array:
-    counted = [entry.value for entry in entries.values() if entry.counted]
+    counted = [e.value for e in entries.values() if e.counted and e.value is not None]
     return functools.reduce(jnp.add, counted, jnp.zeros((), jnp.float32))
 
 
-def _scalars(path: str, result: Any) -> Iterator[tuple[str, jax.Array]]:
+def _scalars(path: str, result: Any) -> Iterator[tuple[str, jax.Array | None]]:
     """Flatten what a loss returned to scalars under dotted paths."""
-    if not (isinstance(result, Mapping) or hasattr(result, "_fields")):
+    named = hasattr(result, "_fields") or dataclasses.is_dataclass(result)
+    if named or isinstance(result, Mapping):
+        parts = result if isinstance(result, Mapping) else members(result)
+        for name, part in parts.items():
+            _name_checks.check_part(name)
+            yield from _scalars(f"{path}.{name}" if path else str(name), part)
+    elif path and result is None:
+        yield path, None
+    else:
         _name_checks.check_scalar(path, result)
         yield path, jnp.asarray(result)
-        return
-    for name, part in members(result).items():
-        if part is not None:
-            yield from _scalars(f"{path}.{name}" if path else str(name), part)
 
 
 def _parameters(loss: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The arguments that a loss takes by name, but for those that a partial has bound."""
     try:
-        parameters = dict(inspect.signature(loss).parameters)
+        return dict(inspect.signature(loss).parameters)
     except (TypeError, ValueError):  # some callables written in C have no signature
         return {"**": inspect.Parameter("anything", inspect.Parameter.VAR_KEYWORD)}
-    bound = loss.keywords if isinstance(loss, functools.partial) else ()
-    return {name: p for name, p in parameters.items() if name not in bound}
+
+
+def _is_weight(x: Any) -> bool:
+    """Not a dict of them; whatever a transformation put in its place, None and pytrees too."""
+    return not isinstance(x, Mapping)
+
+
+def _as_scalar(weight: Any) -> Any:
+    """Weights of NumPy are numbers, and static; those of JAX may be traced."""
+    return weight[()] if isinstance(weight, np.ndarray) else weight
 
 
 def _unchecked(cls: type, **fields: Any) -> Any:

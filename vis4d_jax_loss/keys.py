@@ -1,6 +1,8 @@
 """Keys: where in the outputs or the batch the arguments of a loss are."""
 
 import dataclasses
+import functools
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +10,9 @@ import jax
 import numpy as np
 
 from vis4d_jax_loss import _name_checks
+
+# Attributes that an object's own dictionary does not hold.
+_DESCRIPTORS = (property, functools.cached_property, types.MemberDescriptorType)
 
 
 class Key(NamedTuple):
@@ -29,6 +34,7 @@ def pred_key(path: str = "") -> Key:
         >>> print(LossModule({"l1": term})(jnp.array([1.0, 3.0]), {"y": jnp.zeros(2)})[0])
         2.0
     """
+    _name_checks.check_path("pred_key", path)
     return Key("outputs", path)
 
 
@@ -39,6 +45,7 @@ def data_key(path: str = "") -> Key:
         >>> print(data_key("targets.boxes").path)
         targets.boxes
     """
+    _name_checks.check_path("data_key", path)
     return Key("batch", path)
 
 
@@ -47,14 +54,20 @@ def find(node: Any, key: Key) -> Any:
     path = key.path
     while path:
         there = members(node)
-        name, _, rest = (path, "", "") if path in there else path.partition(".")
+        dotted = [name for name in there if f"{path}.".startswith(f"{name}.")]
+        name = max(dotted, key=len, default=path.partition(".")[0])
+        if name not in there and isinstance(getattr(type(node), name, None), _DESCRIPTORS):
+            # Those of an array, such as T, are no parts of the outputs.
+            there |= {} if is_array(node) else {name: getattr(node, name)}
         _name_checks.check_found(name, f"{key.source}.{key.path}", there, node)
-        node, path = there[name], rest
+        node, path = there[name], path[len(name) + 1 :]
     return node
 
 
 def members(node: Any) -> dict[str, Any]:
     """What can be named within a mapping, a named tuple, a sequence or an object."""
+    if is_array(node):
+        return {}
     if isinstance(node, Mapping):
         return {str(key): value for key, value in node.items()}
     if hasattr(node, "_fields"):
@@ -63,7 +76,7 @@ def members(node: Any) -> dict[str, Any]:
         return {str(index): value for index, value in enumerate(node)}
     if dataclasses.is_dataclass(node):
         return {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
-    names = getattr(node, "__dict__", ())  # an array has none
+    names = getattr(node, "__dict__", ())
     return {name: getattr(node, name) for name in names if not name.startswith("_")}
 
 
