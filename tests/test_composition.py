@@ -642,7 +642,7 @@ def of(loss, weight=1.0):
         (
             lambda: LossTerm(L1, nnx.Param(jnp.float32(2)), PAIR),
             TypeError,
-            "LossTerm: a weight must be a real number, a scalar array, a schedule, or a dict of them, got Param. Pass its value, weight[...], to a LossModule made inside the step.",
+            "LossTerm: a weight must be a real number, a scalar array, a schedule, or a dict of them, got Param. Pass its value, weight[...], to one made inside the step.",
         ),
         (
             lambda: LossTerm(L1, 1j, PAIR),

@@ -43,9 +43,8 @@ def within(term: str) -> Iterator[None]:
 
 def check_path(function: str, path: Any) -> None:
     if not isinstance(path, str):
-        _fail(
-            TypeError, function, "a path must be a string", _of(path), 'Write it as in "boxes.0".'
-        )
+        remedy = 'Write it as in "boxes.0".'
+        _fail(TypeError, function, "a path must be a string", _of(path), remedy)
     if path and "" in path.split("."):
         _fail(ValueError, function, "a path must not have empty parts", f'"{path}"', "")
 
@@ -147,20 +146,17 @@ def check_weight(weight: Any, key: type, nested: bool) -> None:
 
 
 def _check_one_weight(weight: Any) -> None:
-    rule = "a weight must be a real number, a scalar array, a schedule, or a dict of them"
-    if isinstance(weight, nnx.Variable):
-        remedy = "Pass its value, weight[...], to a LossModule made inside the step."
-        _fail(TypeError, "LossTerm", rule, _of(weight), remedy)
-    if not callable(weight):
+    if isinstance(weight, nnx.Variable):  # callable, but no schedule
+        check_scalar_weight(weight, "Pass its value, weight[...], to one made inside the step.")
+    elif not callable(weight):
         check_scalar_weight(weight)
 
 
-def check_scalar_weight(weight: Any) -> None:
-    if not isinstance(weight, jax.Array | np.ndarray | np.number | int | float) or _no_number(
-        weight
-    ):
+def check_scalar_weight(weight: Any, remedy: str = "") -> None:
+    kinds = jax.Array | np.ndarray | np.number | int | float
+    if not isinstance(weight, kinds) or _no_number(weight):
         rule = "a weight must be a real number, a scalar array, a schedule, or a dict of them"
-        _fail(TypeError, "LossTerm", rule, _of(weight), "")
+        _fail(TypeError, "LossTerm", rule, _of(weight), remedy)
     if np.shape(weight):
         remedy = "Weights of single elements belong in SumWeightedLoss."
         rule = "the weight of a term must be a scalar"

@@ -238,12 +238,10 @@ def _evaluate(
         weights = {path: term.weight.get(path, 1.0) for path in entries}
     else:
         weights = dict.fromkeys(entries, term.weight)
-    return {
-        path: entry._replace(value=_weighted(entry.value, weights[path], step))
-        if entry.value is not None
-        else entry
-        for path, entry in entries.items()
-    }
+    for path, entry in entries.items():
+        if entry.value is not None:
+            entries[path] = entry._replace(value=_weighted(entry.value, weights[path], step))
+    return entries
 
 
 def _arguments(
