@@ -322,6 +322,10 @@ class Derived:
     def twice(self):
         return 2 * self.once
 
+    @functools.cached_property
+    def double(self):
+        return 2 * self.once
+
 
 class OldSlots:
     __slots__ = ("boxes",)
@@ -348,6 +352,7 @@ class Slots:
         ({0: {"x": 1.0}}, "0.x"),
         ({"layer.1": {"x": 1.0}, "layer": {"x": 2.0}}, "layer.1.x"),
         (Derived(0.5), "twice"),
+        (Derived(0.5), "double"),
         (OldSlots(1.0), "boxes"),
         (Slots((1.0, 2.0)), "boxes.0"),
         (nnx.Dict(box=nnx.List([jnp.float32(1)])), "box.0"),
@@ -579,10 +584,16 @@ def test_a_mask_for_rows_is_not_given_to_losses_that_take_it_for_columns():
         optax.losses.ranking_softmax_loss, 1.0, {"logits": pred_key(), "labels": data_key()}
     )
     square, where = jnp.ones((3, 3)), jnp.array([True, True, False])
-    with pytest.raises(
-        TypeError, match="where of the call covers leading axes, which the where of"
+    for loss in (
+        ranking.loss,
+        functools.partial(ranking.loss, reduce_fn=jnp.sum),
+        jax.jit(ranking.loss),
     ):
-        LossModule({"r": ranking})(square, square, where=where)
+        objective = LossModule({"r": LossTerm(loss, 1.0, ranking.inputs)})
+        with pytest.raises(
+            TypeError, match="where of the call covers leading axes, which the where"
+        ):
+            objective(square, square, where=where)
     mean = LossTerm(jnp.mean, 1.0, {"a": pred_key()})
     with pytest.raises(TypeError, match=r"got mean\. Wrap it in a lambda"):
         LossModule({"m": mean})(square, square, where=where)

@@ -178,7 +178,7 @@ def check_hashable_weight(traced: bool) -> None:
 
 def check_masks_leading_axes(loss: Any) -> None:
     """The masks of optax and JAX broadcast from the right: rows would be taken for columns."""
-    function = inspect.unwrap(getattr(loss, "func", loss))
+    function = getattr(loss, "func", loss)
     if str(getattr(function, "__module__", "")).partition(".")[0] in ("jax", "optax"):
         rule = "where of the call covers leading axes, which the where of this loss does not"
         remedy = "Wrap it in a lambda, with a mask of its own from the batch if it needs one."

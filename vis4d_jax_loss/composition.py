@@ -232,7 +232,7 @@ def _evaluate(
         entries = {}
         for path, loss in _scalars("", term.loss(**arguments)):
             _name_checks.check_new(path or name, entries)
-            entries[path] = _Entry(loss, counted=loss is not None)
+            entries[path] = _Entry(loss)
     if isinstance(term.weight, Mapping):
         _name_checks.check_weights(term.weight, entries)
         weights = {path: term.weight.get(path, 1.0) for path in entries}
