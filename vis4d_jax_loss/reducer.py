@@ -172,6 +172,9 @@ class OverAxis:
             that takes ``axis_name``.
         axis_name: Mesh axis, or a tuple of them, over which the reducer adds up what it needs.
 
+    Raises:
+        TypeError: When called, if ``reducer`` takes no ``where`` or no ``axis_name``.
+
     Example:
         >>> mesh = jax.make_mesh((1,), ("data",))
         >>> step = jax.shard_map(

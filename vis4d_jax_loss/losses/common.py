@@ -84,6 +84,9 @@ def l1_loss(
     Example:
         >>> print(l1_loss(jnp.array([0.5, 3.0]), jnp.zeros(2), mean_loss))
         1.75
+
+    References:
+        ``l1_loss`` of ``vis4d.op.loss.common``, whose gradient is 0 at an exact match as well.
     """
     pred, target, mask = paired("l1_loss", pred, target, where)
     return reduce_loss(reducer, absolute(pred - target), mask)
@@ -116,6 +119,9 @@ def l2_loss(
     Example:
         >>> print(l2_loss(jnp.array([0.5, 3.0]), jnp.zeros(2)))
         [0.25 9.  ]
+
+    References:
+        ``l2_loss`` of ``vis4d.op.loss.common``.
     """
     pred, target, mask = paired("l2_loss", pred, target, where)
     return reduce_loss(reducer, jnp.square(pred - target), mask)
