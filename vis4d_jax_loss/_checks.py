@@ -14,8 +14,19 @@ def _describe(got: dict[str, Any]) -> str:
     return " and ".join(f"{name} {value}" for name, value in got.items())
 
 
+def fail(kind: type[Exception], function: str, rule: str, got: str, remedy: str) -> NoReturn:
+    """Raise in the one form of every error."""
+    raise kind(f"{function}: {rule}, got {got}. {remedy}".rstrip())
+
+
 def _fail(kind: type[Exception], function: str, rule: str, remedy: str, **got: Any) -> NoReturn:
-    raise kind(f"{function}: {rule}, got {_describe(got)}. {remedy}".rstrip())
+    fail(kind, function, rule, _describe(got), remedy)
+
+
+def is_real(x: Any) -> bool:
+    """Whether it holds numbers: booleans are masks, complex numbers have no order."""
+    dtype = jnp.result_type(x)
+    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
 
 
 @contextmanager
@@ -31,9 +42,8 @@ def _rule(function: str, rule: str, remedy: str, **arrays: jax.Array):
 
 
 def check_real(function: str, **arrays: jax.Array) -> None:
-    """Numbers only: booleans are masks, complex numbers have no order."""
     for name, x in arrays.items():
-        if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
+        if not is_real(x):
             rule = f"{name} must hold floating-point or integer numbers"
             _fail(TypeError, function, rule, "Cast it first.", **{name: x.dtype})
 

@@ -13,7 +13,7 @@ import numpy as np
 from flax.core import FrozenDict
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks, _name_checks
+from vis4d_jax_loss import _checks, _name_checks, _weight_checks
 from vis4d_jax_loss._numerics import cover, to_float
 from vis4d_jax_loss.keys import Key, data_key, find, members, pred_key
 
@@ -56,7 +56,7 @@ class LossTerm:
     def __post_init__(self) -> None:
         nested = isinstance(self.loss, LossModule)
         _name_checks.check_loss(self.loss)
-        _name_checks.check_weight(self.weight, Key, nested)
+        _weight_checks.check_weight(self.weight, Key, nested)
         _name_checks.check_inputs(self.inputs, Key)
         inputs = {"outputs": pred_key(), "batch": data_key()} if nested else {}
         inputs |= self.inputs
@@ -70,7 +70,7 @@ class LossTerm:
         object.__setattr__(self, "_is_leaf", tuple(isinstance(w, jax.Array) for w in weights))
 
     def __hash__(self) -> int:
-        _name_checks.check_hashable_weight(any(self._is_leaf))
+        _weight_checks.check_hashable_weight(any(self._is_leaf))
         return hash((self.loss, self.weight, self.inputs))
 
     # Weights that are arrays are leaves, so that they may be traced; the rest is static. Which they
@@ -234,7 +234,7 @@ def _evaluate(
             _name_checks.check_new(path or name, entries)
             entries[path] = _Entry(loss)
     if isinstance(term.weight, Mapping):
-        _name_checks.check_weights(term.weight, entries)
+        _weight_checks.check_weights(term.weight, entries)
         weights = {path: term.weight.get(path, 1.0) for path in entries}
     else:
         weights = dict.fromkeys(entries, term.weight)
@@ -269,9 +269,9 @@ def _arguments(
 
 def _weighted(loss: jax.Array, weight: Weight, step: ArrayLike | None) -> jax.Array:
     if callable(weight):
-        _name_checks.check_step(step)
+        _weight_checks.check_step(step)
         weight = weight(_signed(step))
-    _name_checks.check_scalar_weight(weight)
+    _weight_checks.check_scalar_weight(weight)
     loss, weight = to_float(loss, weight)
     return weight * loss
 
