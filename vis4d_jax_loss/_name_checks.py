@@ -97,9 +97,11 @@ def check_inputs(inputs: Any, kind: type) -> None:
 
 
 def check_arguments(
-    loss: Any, inputs: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]
+    loss: Any, inputs: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter] | None
 ) -> None:
     """Every input is an argument of the loss, and every argument it needs is an input."""
+    if parameters is None:
+        return
     named = {
         name: p
         for name, p in parameters.items()

@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import inspect
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +11,10 @@ import numpy as np
 from flax.core import FrozenDict
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks, _name_checks, _weight_checks
-from vis4d_jax_loss._numerics import cover, to_float
-from vis4d_jax_loss.keys import Key, data_key, find, members, pred_key
+from vis4d_jax_loss import _name_checks, _weight_checks
+from vis4d_jax_loss._numerics import to_float
+from vis4d_jax_loss.keys import Key, arguments_of, data_key, pred_key, scalars
+from vis4d_jax_loss.reducer import parameters_of
 
 Schedule = Callable[[Any], ArrayLike]
 Weight = ArrayLike | Schedule
@@ -60,7 +59,7 @@ class LossTerm:
         _name_checks.check_inputs(self.inputs, Key)
         inputs = {"outputs": pred_key(), "batch": data_key()} if nested else {}
         inputs |= self.inputs
-        _name_checks.check_arguments(self.loss, inputs, _parameters(self.loss))
+        _name_checks.check_arguments(self.loss, inputs, parameters_of(self.loss))
         weight = self.weight
         if isinstance(weight, Mapping):
             weight = FrozenDict({key: _as_scalar(part) for key, part in weight.items()})
@@ -224,13 +223,13 @@ def _evaluate(
     term: LossTerm, name: str, outputs: Any, batch: Any, step: Any, key: Any, where: Any
 ) -> dict[str, _Entry]:
     """The weighted losses of a term by their path within it, a scalar's being empty."""
-    arguments = _arguments(term, name, outputs, batch, key, where)
+    arguments = arguments_of(term.loss, term.inputs, name, outputs, batch, key, where)
     if isinstance(term.loss, LossModule):
         entries = term.loss._entries(**dict(step=step, key=None, where=None) | arguments)
         entries["loss"] = _Entry(_sum(entries), counted=False, subtotal=True)
     else:
         entries = {}
-        for path, loss in _scalars("", term.loss(**arguments)):
+        for path, loss in scalars("", term.loss(**arguments)):
             _name_checks.check_new(path or name, entries)
             entries[path] = _Entry(loss)
     if isinstance(term.weight, Mapping):
@@ -242,29 +241,6 @@ def _evaluate(
         if entry.value is not None:
             entries[path] = entry._replace(value=_weighted(entry.value, weights[path], step))
     return entries
-
-
-def _arguments(
-    term: LossTerm, name: str, outputs: Any, batch: Any, key: Any, where: Any
-) -> dict[str, Any]:
-    """What a term's loss is called with."""
-    sources = {"outputs": outputs, "batch": batch}
-    arguments = {name: find(sources[at.source], at) for name, at in term.inputs.items()}
-    # What a partial has bound already is the default of its signature.
-    free = {name: p.default for name, p in _parameters(term.loss).items()}
-    takes_key = any(
-        free.get("key", False) is default for default in (None, inspect.Parameter.empty)
-    )
-    if key is not None and takes_key:
-        # By name: another term more or less does not change this one's randomness.
-        own = jax.random.fold_in(key, zlib.crc32(name.encode()))
-        arguments = {"key": own} | arguments
-    if where is not None and "where" in free:
-        _name_checks.check_masks_leading_axes(term.loss)
-        bound = None if free["where"] is inspect.Parameter.empty else free["where"]
-        arguments["where"] = _both(arguments.get("where", bound), jnp.asarray(where))
-    _name_checks.check_nothing_missing(free, arguments)
-    return arguments
 
 
 def _weighted(loss: jax.Array, weight: Weight, step: ArrayLike | None) -> jax.Array:
@@ -291,28 +267,6 @@ def _sum(entries: Mapping[str, _Entry]) -> jax.Array:
     return functools.reduce(jnp.add, counted, jnp.zeros((), jnp.float32))
 
 
-def _scalars(path: str, result: Any) -> Iterator[tuple[str, jax.Array | None]]:
-    """Flatten what a loss returned to scalars under dotted paths."""
-    named = hasattr(result, "_fields") or dataclasses.is_dataclass(result)
-    if named or isinstance(result, Mapping):
-        parts = result if isinstance(result, Mapping) else members(result)
-        for name, part in parts.items():
-            _name_checks.check_part(name)
-            yield from _scalars(f"{path}.{name}" if path else str(name), part)
-    elif path and result is None:
-        yield path, None
-    else:
-        _name_checks.check_scalar(path, result)
-        yield path, jnp.asarray(result)
-
-
-def _parameters(loss: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    try:
-        return dict(inspect.signature(loss).parameters)
-    except (TypeError, ValueError):  # some callables written in C have no signature
-        return {"**": inspect.Parameter("anything", inspect.Parameter.VAR_KEYWORD)}
-
-
 def _is_weight(x: Any) -> bool:
     """Not a dict of them; whatever a transformation put in its place, None and pytrees too."""
     return not isinstance(x, Mapping)
@@ -329,13 +283,3 @@ def _unchecked(cls: type, **fields: Any) -> Any:
     for name, value in fields.items():
         object.__setattr__(instance, name, value)
     return instance
-
-
-def _both(own: ArrayLike | None, shared: jax.Array) -> jax.Array:
-    """What two masks over leading axes have in common."""
-    if own is None:
-        return shared
-    small, large = sorted([jnp.asarray(own), shared], key=jnp.ndim)
-    _checks.check_where("LossModule", small, large.shape)
-    _checks.check_where("LossModule", large, large.shape)
-    return cover(small, large.shape) & large

@@ -1,15 +1,21 @@
-"""Keys: where in the outputs or the batch the arguments of a loss are."""
+"""Keys: where the arguments of a loss are, and how what it returns is named."""
 
 import dataclasses
 import functools
+import inspect
 import types
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _name_checks
+from vis4d_jax_loss import _checks, _name_checks
+from vis4d_jax_loss._numerics import cover
+from vis4d_jax_loss.reducer import parameters_of
 
 # Attributes that an object's own dictionary does not hold.
 _DESCRIPTORS = (property, functools.cached_property, types.MemberDescriptorType)
@@ -82,3 +88,57 @@ def members(node: Any) -> dict[str, Any]:
 
 def is_array(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray)
+
+
+def arguments_of(
+    loss: Callable[..., Any],
+    inputs: Mapping[str, Key],
+    name: str,
+    outputs: Any,
+    batch: Any,
+    key: Any,
+    where: Any,
+) -> dict[str, Any]:
+    """What the loss of the term of that name is called with."""
+    sources = {"outputs": outputs, "batch": batch}
+    arguments = {argument: find(sources[at.source], at) for argument, at in inputs.items()}
+    # What a partial has bound already is the default of its signature.
+    free = {argument: p.default for argument, p in (parameters_of(loss) or {}).items()}
+    takes_key = any(
+        free.get("key", False) is default for default in (None, inspect.Parameter.empty)
+    )
+    if key is not None and takes_key:
+        # By name: another term more or less does not change this one's randomness.
+        own = jax.random.fold_in(key, zlib.crc32(name.encode()))
+        arguments = {"key": own} | arguments
+    if where is not None and "where" in free:
+        _name_checks.check_masks_leading_axes(loss)
+        bound = None if free["where"] is inspect.Parameter.empty else free["where"]
+        arguments["where"] = _both(arguments.get("where", bound), jnp.asarray(where))
+    _name_checks.check_nothing_missing(free, arguments)
+    return arguments
+
+
+def _both(own: ArrayLike | None, shared: jax.Array) -> jax.Array:
+    """What two masks over leading axes have in common."""
+    if own is None:
+        return shared
+    small, large = sorted([jnp.asarray(own), shared], key=jnp.ndim)
+    _checks.check_where("LossModule", small, large.shape)
+    _checks.check_where("LossModule", large, large.shape)
+    return cover(small, large.shape) & large
+
+
+def scalars(path: str, result: Any) -> Iterator[tuple[str, jax.Array | None]]:
+    """Flatten what a loss returned to scalars under dotted paths."""
+    named = hasattr(result, "_fields") or dataclasses.is_dataclass(result)
+    if named or isinstance(result, Mapping):
+        parts = result if isinstance(result, Mapping) else members(result)
+        for name, part in parts.items():
+            _name_checks.check_part(name)
+            yield from scalars(f"{path}.{name}" if path else str(name), part)
+    elif path and result is None:
+        yield path, None
+    else:
+        _name_checks.check_scalar(path, result)
+        yield path, jnp.asarray(result)

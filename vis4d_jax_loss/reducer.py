@@ -203,8 +203,9 @@ def reduce_loss(
     and a reducer that takes no mask may do without it.
     """
     reduce: Any = reducer
-    parameters = _parameters(reducer)
-    takes_where = "where" in parameters or "**" in parameters
+    parameters = parameters_of(reducer) or {}
+    any_keyword = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    takes_where = "where" in parameters or any_keyword
     numpy_style = takes_where and "axis" in parameters
     if numpy_style and where is None and not loss.size:
         where = jnp.full(loss.shape, True)
@@ -243,10 +244,9 @@ def _count(loss: jax.Array, where: jax.Array | None, axis_name: AxisName | None)
     return across(jnp.sum(where, dtype=jnp.int32), axis_name)
 
 
-def _parameters(reducer: Any) -> set[str]:
-    """Names of the parameters that a reducer takes, with ``**`` for any keyword."""
+def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
+    """The parameters of any callable by name; None for some written in C, which do not tell."""
     try:
-        parameters = inspect.signature(reducer).parameters.values()
+        return dict(inspect.signature(function).parameters)
     except (TypeError, ValueError):
-        return set()
-    return {"**" if p.kind is p.VAR_KEYWORD else p.name for p in parameters}
+        return None
