@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vis4d_jax_loss._numerics import absolute, blank, clamp, cover, safe_divide, to_float
+from vis4d_jax_loss._numerics import (
+    absolute,
+    blank,
+    clamp,
+    cover,
+    safe_divide,
+    sine_and_cosine,
+    to_float,
+)
 
 
 def gradients(fn, x):
@@ -60,3 +68,50 @@ def test_to_float_keeps_float64():
     with jax.enable_x64(True):
         x, y = to_float(jnp.ones(2, jnp.float64), jnp.ones(2, jnp.float16))
     assert x.dtype == y.dtype == jnp.float64
+
+
+@pytest.mark.parametrize("limit", [1.0, 4.0, 100.0, 1e4, 1e6])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_sine_and_cosine_are_exact_to_a_rounding(limit, compiled):
+    turns = np.arange(-9, 10) * np.pi / 4  # between quadrants one half changes into the other
+    angles = np.random.default_rng(0).uniform(-limit, limit, 100_000)
+    angles = np.concatenate([turns, np.nextafter(turns, 9), angles]).astype(np.float32)
+    # Alone, each operation rounds; fused, a product and its sum may round once.
+    compute = jax.jit(sine_and_cosine) if compiled else sine_and_cosine
+    sine, cosine = compute(jnp.asarray(angles))
+    tolerance = 1.2e-7 if limit <= 1e4 else np.spacing(np.float32(limit))
+    np.testing.assert_allclose(sine, np.sin(angles.astype(np.float64)), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(cosine, np.cos(angles.astype(np.float64)), rtol=0, atol=tolerance)
+
+
+def test_sine_and_cosine_of_a_small_angle_keep_its_digits():
+    angles = np.array([0.0, 1e-30, -1e-8, 1e-3, -0.1], np.float32)
+    sine, cosine = sine_and_cosine(jnp.asarray(angles))
+    np.testing.assert_allclose(sine, np.sin(angles.astype(np.float64)), rtol=1.2e-7)
+    np.testing.assert_allclose(cosine, np.cos(angles.astype(np.float64)), rtol=1.2e-7)
+
+
+@pytest.mark.parametrize("huge", [3e7, 1e12, -3e38])
+def test_sine_and_cosine_of_a_huge_angle_stay_within_1(huge):
+    for value in sine_and_cosine(jnp.float32(huge)):
+        assert -1 <= value <= 1
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+def test_sine_and_cosine_of_no_angle_are_nan(bad):
+    assert all(jnp.isnan(x) for x in sine_and_cosine(jnp.float32(bad)))
+
+
+def test_sine_and_cosine_are_each_others_derivative():
+    angles = jnp.linspace(-7, 7, 41)
+    sine, cosine = sine_and_cosine(angles)
+    np.testing.assert_array_equal(gradients(lambda x: sine_and_cosine(x)[0], angles), cosine)
+    np.testing.assert_array_equal(gradients(lambda x: sine_and_cosine(x)[1], angles), -sine)
+    second = gradients(jax.grad(lambda x: sine_and_cosine(x)[0]), angles)
+    np.testing.assert_array_equal(second, -sine)
+
+
+def test_sine_and_cosine_keep_float64():
+    with jax.enable_x64(True):
+        sine, cosine = sine_and_cosine(jnp.float64(1.25))
+        np.testing.assert_allclose([sine, cosine], [np.sin(1.25), np.cos(1.25)], rtol=1e-15)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _checks, _value_checks
-from vis4d_jax_loss._numerics import blank, cover, to_float
+from vis4d_jax_loss._numerics import blank, cover, sine_and_cosine, to_float
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses.common import smooth_l1_loss
 from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss, mean_loss
@@ -80,14 +80,15 @@ def rotation_loss(
 
     active = target_bin == 1 if mask is None else (target_bin == 1) & cover(mask, target_bin.shape)
     angles = blank(target_res, active)
-    # Sines and cosines in turns, as in pred, whose gradient is then one concatenation.
-    goals = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(values.shape)
+    goals = jnp.stack(sine_and_cosine(angles), axis=-1)
 
     def residual(value: jax.Array, goal: jax.Array, active: jax.Array) -> jax.Array:
         return smooth_l1_loss(value, goal, reducer, where=active)
 
-    columns = jax.vmap(residual, in_axes=1, out_axes=-1)
-    residuals = jnp.sum(columns(values, goals, jnp.repeat(active, 2, axis=-1)), axis=-1)
+    # Sine and cosine share their bin's mask, whose rows are counted once.
+    of_bin = jax.vmap(residual, in_axes=(1, 1, None), out_axes=-1)
+    each_bin = jax.vmap(of_bin, in_axes=1, out_axes=-1)
+    residuals = jnp.sum(each_bin(values.reshape(goals.shape), goals, active), axis=(-2, -1))
     keeps_rows = residuals.shape == bins.shape
     bins = blank(bins, mask) if keeps_rows else mean_loss(bins, where=mask, axis_name=axis_name)
     return bins + residuals
