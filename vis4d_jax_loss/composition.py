@@ -13,8 +13,8 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _name_checks, _weight_checks
 from vis4d_jax_loss._numerics import to_float
+from vis4d_jax_loss._reduction import parameters_of
 from vis4d_jax_loss.keys import Key, arguments_of, data_key, pred_key, scalars
-from vis4d_jax_loss.reducer import parameters_of
 
 Schedule = Callable[[Any], ArrayLike]
 Weight = ArrayLike | Schedule

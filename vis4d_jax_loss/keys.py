@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _checks, _name_checks
 from vis4d_jax_loss._numerics import cover
-from vis4d_jax_loss.reducer import parameters_of
+from vis4d_jax_loss._reduction import parameters_of
 
 # Attributes that an object's own dictionary does not hold.
 _DESCRIPTORS = (property, functools.cached_property, types.MemberDescriptorType)

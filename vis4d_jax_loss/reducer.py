@@ -1,9 +1,8 @@
 """Reducers: from many losses to what is optimised."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Hashable
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -190,37 +189,6 @@ class OverAxis:
         return self.reducer(loss, where=where, axis_name=self.axis_name)
 
 
-def reduce_loss(
-    reducer: LossReducer,
-    loss: jax.Array,
-    where: jax.Array | None = None,
-    *,
-    optional: bool = False,
-) -> jax.Array:
-    """Apply any reducer to a loss under a mask that covers its leading axes.
-
-    A mask that the caller gave must be honoured. An ``optional`` one follows from the data alone,
-    and a reducer that takes no mask may do without it.
-    """
-    reduce: Any = reducer
-    parameters = parameters_of(reducer) or {}
-    any_keyword = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    takes_where = "where" in parameters or any_keyword
-    numpy_style = takes_where and "axis" in parameters
-    if numpy_style and where is None and not loss.size:
-        where = jnp.full(loss.shape, True)
-    if where is None or (optional and not takes_where):
-        return jnp.asarray(reduce(loss))
-    _checks.check_takes_where(reducer, takes_where)
-    where = cover(where, loss.shape)
-    loss = blank(loss, where)
-    if numpy_style:
-        # NumPy's reductions make NaN of nothing. Ours make 0, and may see more than this shard.
-        some = jnp.any(where)
-        return jnp.where(some, reduce(loss, where=where | ~some), 0)
-    return jnp.asarray(reduce(loss, where=where))
-
-
 def across(x: jax.Array, axis_name: AxisName | None) -> jax.Array:
     """Add over the shards of a mesh axis, or leave alone."""
     return x if axis_name is None else lax.psum(x, axis_name)
@@ -242,11 +210,3 @@ def _count(loss: jax.Array, where: jax.Array | None, axis_name: AxisName | None)
     if where is None:
         return across(jnp.asarray(loss.size, jnp.int32), axis_name)
     return across(jnp.sum(where, dtype=jnp.int32), axis_name)
-
-
-def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
-    """The parameters of any callable by name; None for some written in C, which do not tell."""
-    try:
-        return dict(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return None

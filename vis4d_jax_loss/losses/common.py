@@ -6,8 +6,9 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _checks, _value_checks
 from vis4d_jax_loss._numerics import absolute, blank, to_float
+from vis4d_jax_loss._reduction import reduce_loss
 from vis4d_jax_loss.base import Loss
-from vis4d_jax_loss.reducer import LossReducer, identity_loss, reduce_loss
+from vis4d_jax_loss.reducer import LossReducer, identity_loss
 
 
 def smooth_l1_loss(

@@ -11,8 +11,9 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _checks, _value_checks
 from vis4d_jax_loss._numerics import cover, to_float
+from vis4d_jax_loss._reduction import reduce_loss
 from vis4d_jax_loss.base import Loss
-from vis4d_jax_loss.reducer import LossReducer, identity_loss, mean_loss, reduce_loss
+from vis4d_jax_loss.reducer import LossReducer, identity_loss, mean_loss
 
 _NO_LABEL = -(2**30)  # stands for labels that are not even integers: NaN, infinity, 1e30
 

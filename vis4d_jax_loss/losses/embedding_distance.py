@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _checks, _value_checks
 from vis4d_jax_loss._numerics import blank, clamp, cover, to_float
+from vis4d_jax_loss._reduction import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses.common import l2_loss
 from vis4d_jax_loss.mining import random_k_mask, top_k_mask
@@ -19,7 +20,6 @@ from vis4d_jax_loss.reducer import (
     SumWeightedLoss,
     across,
     identity_loss,
-    reduce_loss,
 )
 
 

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _checks, _value_checks
+from vis4d_jax_loss._reduction import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.box import paired_iou
 from vis4d_jax_loss.losses.common import paired
-from vis4d_jax_loss.reducer import LossReducer, identity_loss, reduce_loss
+from vis4d_jax_loss.reducer import LossReducer, identity_loss
 
 IoUMode = Literal["linear", "square", "log"]
 

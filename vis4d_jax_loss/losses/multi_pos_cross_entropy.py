@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _checks, _value_checks
 from vis4d_jax_loss._numerics import blank, to_float
+from vis4d_jax_loss._reduction import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.pairs import pair_masks
 from vis4d_jax_loss.reducer import (
@@ -15,7 +16,6 @@ from vis4d_jax_loss.reducer import (
     LossReducer,
     SumWeightedLoss,
     identity_loss,
-    reduce_loss,
 )
 
 

@@ -9,8 +9,9 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _checks, _value_checks
 from vis4d_jax_loss._numerics import blank, safe_divide, to_float
+from vis4d_jax_loss._reduction import reduce_loss
 from vis4d_jax_loss.base import Loss
-from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss, mean_loss, reduce_loss
+from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss, mean_loss
 
 
 def orthogonal_transform_regularization_loss(
