@@ -1,11 +1,16 @@
 """Values are checked on request: free in a normal step, exact under checkify."""
 
+import importlib.util
+import sys
+from types import ModuleType
+
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental import checkify
 
 from vis4d_jax_loss import (
+    _value_checks,
     cross_entropy,
     embedding_distance_loss,
     iou_loss,
@@ -65,3 +70,19 @@ def test_a_normal_step_does_not_compute_the_checks():
     assert "is-finite" not in jax.jit(step).lower(x, x).compile().as_text()
     checked = jax.jit(checkify.checkify(step)).lower(x, x)
     assert "is-finite" in checked.compile().as_text()
+
+
+def test_checks_report_where_jax_has_moved_its_registry(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax._src.checkify", ModuleType("moved"))
+    spec = importlib.util.spec_from_file_location("another_jax", _value_checks.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def step(x):
+        return 2 * module.expect_finite("loss", pred=x)
+
+    x = jnp.array([1.0, jnp.inf])
+    assert jax.make_jaxpr(step)(x).effects  # the reports are there, and what they cost
+    error, value = checkify.checkify(jax.jit(step))(x)
+    assert "loss: pred must be finite, got 1 other of 2" in error.get()
+    assert (value == 2 * x).all()

@@ -258,10 +258,32 @@ def test_a_mask_must_cover_leading_axes(case):
         case(arrays(case.inputs), where=jnp.ones(N))
 
 
+def gradients_alone(case):
+    """Of the values nothing is needed, and in a ``jit`` of its own nothing is kept."""
+
+    def loss(wrt, inputs, where):
+        return total(case(inputs | wrt, where))
+
+    def step(inputs, where):
+        return jax.jit(jax.grad(loss))({name: inputs[name] for name in case.wrt}, inputs, where)
+
+    return step
+
+
 @every_loss
-def test_checkify_reports_predictions_that_are_not_finite(case):
-    checked = jax.jit(checkify.checkify(lambda inputs, where: case(inputs, where)))
+@pytest.mark.parametrize("wrap", [lambda case: case, gradients_alone, jax.checkpoint])
+def test_checkify_reports_predictions_that_are_not_finite(case, wrap):
+    step = wrap(case)
+    checked = jax.jit(checkify.checkify(lambda inputs, where: step(inputs, where)))
     fine, _ = checked(arrays(poisoned(case.inputs)), jnp.asarray(MASK))
     fine.throw()
     broken, _ = checked(arrays(poisoned(case.inputs)), jnp.ones(N, bool))
     assert "must" in broken.get()
+
+
+@every_loss
+def test_value_checks_are_no_effects(case):
+    # JAX calls a compiled step that has an effect through Python, array by array.
+    program = jax.make_jaxpr(gradients_alone(case))(arrays(case.inputs), jnp.asarray(MASK))
+    assert "expected" in str(program)
+    assert not program.effects

@@ -1,45 +1,78 @@
-"""The wording of every report on values: nothing is computed but under ``checkify``."""
+"""The wording of every report on values: nothing is computed but under ``checkify``.
+
+Each function returns the array it is given, to be used in its place: a check hangs on it.
+"""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import checkify
-from jax.sharding import AxisType, PartitionSpec
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from vis4d_jax_loss._numerics import blank
 
 
-def _expect(function: str, rule: str, bad: jax.Array) -> None:
+def _debug_check(bad: jax.Array, message: str) -> None:
     count = jnp.sum(bad, dtype=jnp.int32)
-    message = f"{function}: {rule}, got {{count}} other of {bad.size}."
-
-    def check(count: jax.Array) -> jax.Array:
-        checkify.debug_check(count == 0, message, count=count)
-        return count
-
-    mesh = jax.typeof(count).sharding.mesh
-    if AxisType.Explicit not in mesh.axis_types:
-        check(count)
-        return
-    # Batched by vmap, a check sorts its errors: JAX refuses that over an explicitly sharded axis.
-    with jax.sharding.use_abstract_mesh(mesh):
-        jax.sharding.auto_axes(check, out_sharding=PartitionSpec())(count)
+    checkify.debug_check(count == 0, f"{message}, got {{count}} other of {bad.size}.", count=count)
 
 
-def expect_finite(function: str, where: jax.Array | None = None, **arrays: jax.Array) -> None:
-    for name, x in arrays.items():
-        _expect(function, f"{name} must be finite", ~jnp.isfinite(blank(x, where)))
+# The array itself and, under checkify, a check of it. A debug_check alone would be an effect, and a
+# compiled step that has one is called through Python: 50 us a call instead of 6, and 8 ms instead
+# of 1.2 for a step over 900 arrays.
+_expected = Primitive("expected")
+_expected.def_impl(lambda x, bad, message: x)
+_expected.def_abstract_eval(lambda x, bad, message: x)
+mlir.register_lowering(_expected, lambda context, x, bad, message: [x])
+ad.primitive_jvps[_expected] = lambda primals, tangents, message: (
+    _expected.bind(*primals, message=message),
+    tangents[0],
+)
+batching.primitive_batchers[_expected] = lambda arrays, axes, message: (
+    _expected.bind(*arrays, message=message),
+    axes[0],
+)
+
+try:
+    from jax._src.checkify import checkify_jaxpr, error_checks
+except ImportError:  # JAX keeps them to itself, and may move them: the same reports, dearer
+
+    def _expect(x: jax.Array, bad: jax.Array, message: str) -> jax.Array:
+        _debug_check(bad, message)
+        return x
+else:
+
+    def _report(error, enabled_errors, x, bad, *, message):
+        program = jax.make_jaxpr(partial(_debug_check, message=message))(bad)
+        error, _ = checkify_jaxpr(program, enabled_errors, error, bad)
+        return error, x
+
+    error_checks[_expected] = _report
+
+    def _expect(x: jax.Array, bad: jax.Array, message: str) -> jax.Array:
+        return _expected.bind(x, bad, message=message)
 
 
-def expect_labels(function: str, bad: jax.Array, num_classes: int) -> None:
+def expect_finite(function: str, where: jax.Array | None = None, **array: jax.Array) -> jax.Array:
+    ((name, x),) = array.items()
+    return _expect(x, ~jnp.isfinite(blank(x, where)), f"{function}: {name} must be finite")
+
+
+def expect_labels(function: str, labels: jax.Array, bad: jax.Array, num_classes: int) -> jax.Array:
     rule = f"target must hold labels from 0 to {num_classes - 1}, or ignore_index"
-    _expect(function, rule, bad)
+    return _expect(labels, bad, f"{function}: {rule}")
 
 
-def expect_pairs(function: str, bad: jax.Array) -> None:
-    _expect(function, "target must hold 1 (same), 0 (different) or -1 (ignored)", bad)
+def expect_pairs(function: str, positive: jax.Array, unknown: jax.Array) -> jax.Array:
+    rule = "target must hold 1 (same), 0 (different) or -1 (ignored)"
+    return _expect(positive, unknown, f"{function}: {rule}")
 
 
-def expect_ordered_boxes(function: str, **boxes: jax.Array) -> None:
-    for name, x in boxes.items():
-        bad = (x[..., 2] < x[..., 0]) | (x[..., 3] < x[..., 1])
-        _expect(function, f"{name} must hold boxes with x1 <= x2 and y1 <= y2", bad)
+def expect_ordered_boxes(function: str, **boxes: jax.Array) -> list[jax.Array]:
+    rule = "must hold boxes with x1 <= x2 and y1 <= y2"
+    return [
+        _expect(x, jnp.any(x[..., 2:] < x[..., :2], axis=-1), f"{function}: {name} {rule}")
+        for name, x in boxes.items()
+    ]

@@ -31,7 +31,7 @@ def pair_masks(function: str, target: jax.Array, where: jax.Array | None) -> Pai
     if where is not None:
         where = cover(where, target.shape)
         positive, negative, unknown = positive & where, negative & where, unknown & where
-    _value_checks.expect_pairs(function, unknown)
+    positive = _value_checks.expect_pairs(function, positive, unknown)
     return Pairs(positive, negative, unknown)
 
 

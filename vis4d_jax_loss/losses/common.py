@@ -138,8 +138,7 @@ def paired(
     _checks.check_same_shape(function, pred=pred, target=target)
     _checks.check_where(function, mask, pred.shape)
     pred, target = to_float(blank(pred, mask), blank(target, mask))
-    _value_checks.expect_finite(function, pred=pred)
-    return pred, target, mask
+    return _value_checks.expect_finite(function, pred=pred), target, mask
 
 
 class SmoothL1Loss(Loss):

@@ -77,10 +77,10 @@ def cross_entropy(
     if mask is not None:
         ignored |= ~cover(mask, labels.shape)
     invalid = ~ignored & ((labels < 0) | (labels >= num_classes))
-    _value_checks.expect_labels(name, invalid, num_classes)
+    labels = _value_checks.expect_labels(name, labels, invalid, num_classes)
 
     (logits,) = to_float(output)
-    _value_checks.expect_finite(name, output=jnp.where(lax.expand_dims(ignored, [axis]), 0, logits))
+    logits = _value_checks.expect_finite(name, ~lax.expand_dims(ignored, [axis]), output=logits)
     loss = _negative_log_prob(logits, jnp.where(ignored | invalid, _NO_LABEL, labels), axis)
     if class_weights is not None:
         weights = jnp.asarray(class_weights, dtype=loss.dtype)

@@ -129,7 +129,7 @@ def _update_weight(
     positive, negative, unknown = pair_masks(function, target, weighted)
     valid = positive | negative
     x, weight = to_float(blank(pred, mask), weight)
-    _value_checks.expect_finite(function, pred=blank(x, valid))
+    x = _value_checks.expect_finite(function, valid, pred=x)
     x = jnp.where(positive, x - max(pos_margin, 0.0), x)
     x = clamp(jnp.where(negative, x - max(neg_margin, 0.0), x), 0.0, 1.0)
 

@@ -68,7 +68,7 @@ def iou_loss(
     mask = None if where is None else jnp.asarray(where)
     _checks.check_where("iou_loss", mask, pred.shape[:-1])
     pred, target, mask = paired("iou_loss", pred, target, mask)
-    _value_checks.expect_ordered_boxes("iou_loss", pred=pred, target=target)
+    pred, target = _value_checks.expect_ordered_boxes("iou_loss", pred=pred, target=target)
 
     iou = paired_iou(pred, target)
     eps = max(eps, float(jnp.finfo(iou.dtype).tiny))

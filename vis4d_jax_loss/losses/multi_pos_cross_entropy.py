@@ -72,7 +72,7 @@ def multi_pos_cross_entropy(
     pairs = pair_masks(name, target, mask)
     valid = pairs.positive | pairs.negative
     (pred,) = to_float(blank(pred, valid))
-    _value_checks.expect_finite(name, pred=pred)
+    pred = _value_checks.expect_finite(name, pred=pred)
     negatives = jax.nn.logsumexp(pred, axis=-1, where=pairs.negative)
     positives = jax.nn.logsumexp(-pred, axis=-1, where=pairs.positive)
     loss = jax.nn.softplus(negatives + positives)

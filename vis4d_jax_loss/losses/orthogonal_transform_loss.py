@@ -62,7 +62,7 @@ def orthogonal_transform_regularization_loss(
         _checks.check_rank(name, "[N, r, c]", transform=transform)
         _checks.check_where(name, mask, transform.shape[:1])
         (x,) = to_float(blank(transform, mask))
-        _value_checks.expect_finite(name, transform=x)
+        x = _value_checks.expect_finite(name, transform=x)
         total += mean_loss(_distances(x), where=mask, axis_name=axis_name)
     return reduce_loss(reducer, total)
 

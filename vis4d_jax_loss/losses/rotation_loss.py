@@ -75,7 +75,7 @@ def rotation_loss(
     pred, target_res = to_float(pred[:, : 3 * num_bins], target_res[:, :num_bins])
     pred, target_bin = blank(pred, mask), blank(target_bin.astype(pred.dtype), mask)
     logits, values = jnp.split(pred, [num_bins], axis=-1)
-    _value_checks.expect_finite(name, pred=logits)
+    logits = _value_checks.expect_finite(name, pred=logits)
     bins = jnp.sum(_binary_cross_entropy(logits, target_bin), axis=-1)
 
     active = target_bin == 1 if mask is None else (target_bin == 1) & cover(mask, target_bin.shape)
