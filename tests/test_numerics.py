@@ -1,15 +1,17 @@
 """Each guard alone: its value and its gradient at the point it is there for."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vis4d_jax_loss._numerics import (
-    absolute,
     blank,
     clamp,
     cover,
+    of_difference,
     safe_divide,
     sine_and_cosine,
     to_float,
@@ -20,11 +22,13 @@ def gradients(fn, x):
     return jax.jit(jax.vmap(jax.grad(fn)))(jnp.asarray(x))
 
 
-def test_absolute_has_gradient_0_at_0():
-    x = [-2.0, -0.0, 0.0, 3.0, -jnp.inf]
-    np.testing.assert_array_equal(absolute(jnp.asarray(x)), [2, 0, 0, 3, jnp.inf])
-    np.testing.assert_array_equal(gradients(absolute, x), [-1, 0, 0, 1, -1])
-    assert jnp.isnan(absolute(jnp.nan * jnp.ones(())))
+def test_of_difference_takes_its_derivative_as_it_is_given():
+    x = jnp.array([-2.0, -0.0, 0.0, 3.0, -jnp.inf])
+    absolute = partial(of_difference, jnp.abs, jnp.sign)  # jnp.abs alone has 1 at 0
+    np.testing.assert_array_equal(absolute(x, 1.0), [3, 1, 1, 2, jnp.inf])
+    np.testing.assert_array_equal(gradients(lambda x: absolute(x, 0.0), x), [-1, 0, 0, 1, -1])
+    np.testing.assert_array_equal(gradients(lambda x: absolute(0.0, x), x), [-1, 0, 0, 1, -1])
+    assert jnp.isnan(absolute(jnp.nan, 0.0))
 
 
 def test_clamp_passes_the_gradient_at_its_borders():

@@ -1,11 +1,13 @@
 """Regression losses: smooth L1, L1 and L2."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _checks, _value_checks
-from vis4d_jax_loss._numerics import absolute, blank, to_float
+from vis4d_jax_loss._numerics import blank, of_difference, to_float
 from vis4d_jax_loss._reduction import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.reducer import LossReducer, identity_loss
@@ -49,13 +51,24 @@ def smooth_l1_loss(
     """
     _checks.check_positive("smooth_l1_loss", "For beta=0 use l1_loss.", beta=beta)
     pred, target, mask = paired("smooth_l1_loss", pred, target, where)
-    beta = max(beta, float(jnp.finfo(pred.dtype).tiny))  # a smaller one would round to 0: 0 / 0
-    distance = absolute(pred - target)
-    # Limited in the square too: infinite in the branch not taken, it would make the gradient NaN.
-    bent = jnp.minimum(distance, beta)
-    # One where, and not bent and the rest added up: twice as fast on a CPU, which stores less.
-    loss = jnp.where(distance < beta, (0.5 / beta) * bent * bent, distance - 0.5 * beta)
+    limits = jnp.finfo(pred.dtype)
+    # Beyond, it or its inverse would round to 0 or infinity: 0 / 0.
+    beta = min(max(beta, float(limits.tiny)), float(limits.max))
+    value, slope = (partial(f, beta=beta) for f in (_smooth_absolute, _smooth_sign))
+    loss = of_difference(value, slope, pred, target)
     return reduce_loss(reducer, loss, mask)
+
+
+# A sum on a CPU takes in these operations, where XLA would store the losses of a where or a clip
+# first; and constants negative here and positive below, or it would store those that are the same.
+def _smooth_absolute(x: jax.Array, beta: float) -> jax.Array:
+    distance = jnp.abs(x)
+    slope = jnp.maximum(distance * (-1 / beta), -1)  # of the way down to 0
+    return slope * (-0.5 * beta * slope - distance)
+
+
+def _smooth_sign(x: jax.Array, beta: float) -> jax.Array:
+    return jnp.sign(x) * jnp.minimum(jnp.abs(x) * (1 / beta), 1)
 
 
 def l1_loss(
@@ -90,7 +103,8 @@ def l1_loss(
         ``l1_loss`` of ``vis4d.op.loss.common``, whose gradient is 0 at an exact match as well.
     """
     pred, target, mask = paired("l1_loss", pred, target, where)
-    return reduce_loss(reducer, absolute(pred - target), mask)
+    # jnp.abs has gradient 1 at 0, and would pull exact matches apart.
+    return reduce_loss(reducer, of_difference(jnp.abs, jnp.sign, pred, target), mask)
 
 
 def l2_loss(
@@ -125,7 +139,8 @@ def l2_loss(
         ``l2_loss`` of ``vis4d.op.loss.common``.
     """
     pred, target, mask = paired("l2_loss", pred, target, where)
-    return reduce_loss(reducer, jnp.square(pred - target), mask)
+    loss = of_difference(jnp.square, lambda difference: 2 * difference, pred, target)
+    return reduce_loss(reducer, loss, mask)
 
 
 def paired(
