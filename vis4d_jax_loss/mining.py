@@ -1,6 +1,5 @@
 """Mining: which elements count, as exact boolean masks with a traced number of them."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks
+from vis4d_jax_loss import _checks, _numerics
 from vis4d_jax_loss._numerics import cover
 from vis4d_jax_loss.reducer import AxisName, across
 
@@ -60,7 +59,10 @@ def top_k_mask(
     where = cover(where, values.shape) & (keys == keys)  # all True, on the mesh of the values
     # Keys are at least 0, and thresholds in the search at least 1: other elements never count.
     keys = jnp.where(where, keys, 0)
-    count = partial(_count, axis_name=axis_name)
+
+    def count(mask: jax.Array) -> jax.Array:
+        return across(_numerics.count(mask), axis_name)
+
     candidates = count(where)
     k = jnp.clip(k, 0, candidates).astype(jnp.int32)
     threshold, reached = _kth_largest(keys, k, candidates, count)
@@ -191,9 +193,3 @@ def _flat_index(shape: tuple[int, ...]) -> jax.Array:
     for axis, size in enumerate(shape):
         index = index * jnp.uint32(size) + lax.broadcasted_iota(jnp.uint32, shape, axis)
     return index
-
-
-def _count(mask: jax.Array, axis_name: AxisName | None) -> jax.Array:
-    # Float32 counts exactly up to 2**24, and several times faster than integers on a CPU.
-    dtype = jnp.float32 if mask.size < 2**24 else jnp.int32
-    return across(jnp.sum(mask, dtype=dtype).astype(jnp.int32), axis_name)

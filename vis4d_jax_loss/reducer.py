@@ -10,7 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _checks
-from vis4d_jax_loss._numerics import blank, cover, safe_divide, to_float
+from vis4d_jax_loss._numerics import blank, count, cover, safe_divide, to_float
 
 AxisName = Hashable | tuple[Hashable, ...]
 
@@ -112,7 +112,8 @@ def mean_loss(
     """
     loss, where = _masked("mean_loss", loss, where)
     total = sum_loss(loss, where=where, axis_name=axis_name)
-    return safe_divide(total, _count(loss, where, axis_name).astype(total.dtype))
+    counted = jnp.asarray(loss.size, jnp.int32) if where is None else count(where)
+    return safe_divide(total, across(counted, axis_name).astype(total.dtype))
 
 
 @jax.tree_util.register_dataclass
@@ -203,10 +204,3 @@ def _masked(
     where = jnp.asarray(where)
     _checks.check_where(function, where, loss.shape)
     return loss, cover(where, loss.shape)
-
-
-def _count(loss: jax.Array, where: jax.Array | None, axis_name: AxisName | None) -> jax.Array:
-    """How many elements count, as an integer: float32 cannot count beyond 2**24."""
-    if where is None:
-        return across(jnp.asarray(loss.size, jnp.int32), axis_name)
-    return across(jnp.sum(where, dtype=jnp.int32), axis_name)

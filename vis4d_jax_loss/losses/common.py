@@ -59,16 +59,16 @@ def smooth_l1_loss(
     return reduce_loss(reducer, loss, mask)
 
 
-# A sum on a CPU takes in these operations, where XLA would store the losses of a where or a clip
-# first; and constants negative here and positive below, or it would store those that are the same.
+# XLA stores what comes of a where before summing it, on a CPU. Without one, by minimum and maximum,
+# vectors take 0.8 of the time but boxes 3 to 5 times as long.
 def _smooth_absolute(x: jax.Array, beta: float) -> jax.Array:
     distance = jnp.abs(x)
-    slope = jnp.maximum(distance * (-1 / beta), -1)  # of the way down to 0
-    return slope * (-0.5 * beta * slope - distance)
+    square = (0.5 / beta) * distance * distance
+    return jnp.where(distance < beta, square, distance - 0.5 * beta)
 
 
 def _smooth_sign(x: jax.Array, beta: float) -> jax.Array:
-    return jnp.sign(x) * jnp.minimum(jnp.abs(x) * (1 / beta), 1)
+    return jnp.clip(x * (1 / beta), -1, 1)
 
 
 def l1_loss(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _checks, _value_checks
-from vis4d_jax_loss._numerics import blank, clamp, cover, to_float
+from vis4d_jax_loss._numerics import blank, clamp, count, cover, to_float
 from vis4d_jax_loss._reduction import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses.common import l2_loss
@@ -133,9 +133,7 @@ def _update_weight(
     x = jnp.where(positive, x - max(pos_margin, 0.0), x)
     x = clamp(jnp.where(negative, x - max(neg_margin, 0.0), x), 0.0, 1.0)
 
-    num_pos, num_neg = (
-        across(jnp.sum(pairs, dtype=jnp.int32), axis_name) for pairs in (positive, negative)
-    )
+    num_pos, num_neg = (across(count(pairs), axis_name) for pairs in (positive, negative))
     k = negatives_to_keep(num_pos, num_neg, neg_pos_ub)
     if key is None or hard_mining:
         kept = top_k_mask(x, k, negative, axis_name=axis_name)  # x orders like its square
@@ -143,7 +141,7 @@ def _update_weight(
         kept = random_k_mask(key, k, negative, axis_name=axis_name)
     weight = jnp.where(positive | kept | unknown, weight, 0)
     x = jnp.where(unknown, jnp.nan, x)
-    return x, weight, jnp.sum(weight > 0, dtype=jnp.int32)
+    return x, weight, count(weight > 0)
 
 
 class EmbeddingDistanceLoss(Loss):
