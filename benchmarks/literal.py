@@ -24,7 +24,11 @@ def smooth_l1_loss(pred, target):
     return smooth_l1(pred, target).mean()
 
 
-def iou_loss(mode, eps=1e-6):
+def masked_smooth_l1_loss(pred, target, where):
+    return jnp.mean(smooth_l1(pred, target), where=where[:, None])
+
+
+def iou_losses(mode, eps=1e-6):
     def area(boxes):
         width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
         return jnp.clip(width, min=0) * jnp.clip(height, min=0)
@@ -34,9 +38,17 @@ def iou_loss(mode, eps=1e-6):
         shared = jnp.clip(sides, min=0).prod(axis=1)
         iou = jnp.where(shared > 0, shared / (area(pred) + area(target) - shared), 0)
         iou = jnp.clip(iou, min=eps)
-        return {"square": 1 - iou**2, "log": -jnp.log(iou)}[mode].mean()
+        return {"square": 1 - iou**2, "log": -jnp.log(iou)}[mode]
 
     return loss
+
+
+def iou_loss(mode):
+    return lambda pred, target: iou_losses(mode)(pred, target).mean()
+
+
+def masked_iou_loss(mode):
+    return lambda pred, target, where: jnp.mean(iou_losses(mode)(pred, target), where=where)
 
 
 def rotation_loss(pred, target_bin, target_res, num_bins=2):

@@ -51,6 +51,10 @@ def _boxes(count):
     return [boxes(), boxes()]
 
 
+def _padded_boxes(count):
+    return [*_boxes(count), _RNG.random(count) < 0.7]
+
+
 def _rotations(count):
     pred, bins = _RNG.normal(size=(count, 6)), _RNG.random((count, 2)) < 0.6
     residuals = _RNG.uniform(-np.pi, np.pi, (count, 2))
@@ -137,12 +141,34 @@ def _iou(mode):
     )
 
 
+def _padded(name, ours, literal_loss, of_reference):
+    return Row(
+        f"{name}, 30% padding",
+        ((10_000, 4), (100_000, 4), (1_000_000, 4)),
+        lambda count, _: _padded_boxes(count),
+        lambda p, t, where: ours(p, t, vjl.mean_loss, where=where),
+        literal_loss,
+        None,
+        # It has no masks: the boxes that count are picked out first.
+        _of_reference(lambda r: lambda p, t, w: of_reference(r)(p[w], t[w], r.mean_loss)),
+        lambda p, t, where: jnp.where(where[:, None], p - t, 0),
+        passes=1.5,
+    )
+
+
 ROWS = [
     _regression("l1_loss", None, 2.5),
     _regression("l2_loss", lambda p, t: 2 * optax.l2_loss(p, t).mean(), 2.5),
     _regression("smooth_l1_loss", lambda p, t: optax.huber_loss(p, t).mean(), 4),
+    _padded(
+        "smooth_l1_loss of boxes",
+        vjl.smooth_l1_loss,
+        literal.masked_smooth_l1_loss,
+        lambda r: r.smooth_l1_loss,
+    ),
     _iou("log"),
     _iou("square"),
+    _padded("iou_loss log", vjl.iou_loss, literal.masked_iou_loss("log"), lambda r: r.iou_loss),
     Row(
         "rotation_loss, 2 bins",
         ((2_000,), (20_000,), (200_000,)),

@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="time for a row and size")
     options = parser.parse_args()
 
+    measure.keep_freed_memory()
     about = describe()
     print("\n".join(f"{name}: {value}" for name, value in about.items()), file=sys.stderr)
     dtypes = [jnp.float32] + [jnp.bfloat16] * (jax.default_backend() != "cpu")
