@@ -36,17 +36,20 @@ batching.primitive_batchers[_expected] = lambda arrays, axes, message: (
 )
 
 try:
-    from jax._src.checkify import checkify_jaxpr, error_checks
-except ImportError:  # JAX keeps them to itself, and may move them: the same reports, dearer
+    from jax._src.checkify import error_checks
+except ImportError:  # JAX keeps it to itself, and may move it: the same reports, dearer
 
     def _expect(x: jax.Array, bad: jax.Array, message: str) -> jax.Array:
         _debug_check(bad, message)
         return x
 else:
 
-    def _report(error, enabled_errors, x, bad, *, message):
-        program = jax.make_jaxpr(partial(_debug_check, message=message))(bad)
-        error, _ = checkify_jaxpr(program, enabled_errors, error, bad)
+    def _report(*arguments, message):
+        # What comes before the operands differs between releases, and is handed on as it is.
+        *state, x, bad = arguments
+        check = jax.jit(partial(_debug_check, message=message))
+        (call,) = jax.make_jaxpr(check)(bad).eqns
+        error, _ = error_checks[call.primitive](*state, bad, **call.params)
         return error, x
 
     error_checks[_expected] = _report
