@@ -62,6 +62,13 @@ def test_checkify_reports_through_gradients_and_vmap():
     assert "l1_loss: pred must be finite" in error.get()
 
 
+def test_an_array_shared_by_a_batch_stays_shared_where_its_check_is_not():
+    logits = jnp.array([[0.0, 1.0, 2.0], [3.0, 0.0, 1.0]])
+    targets = jnp.array([[0, 1], [255, 2], [2, 255]])
+    losses = jax.vmap(lambda target: cross_entropy(logits, target))(targets)
+    assert jnp.array_equal(losses, jnp.stack([cross_entropy(logits, t) for t in targets]))
+
+
 def test_a_normal_step_does_not_compute_the_checks():
     def step(pred, target):
         return l1_loss(pred, target, mean_loss)

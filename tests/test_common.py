@@ -25,6 +25,7 @@ def test_by_hand():
 
 def test_gradients_at_the_kinks():
     np.testing.assert_array_equal(gradient(l1_loss, [-1.0, -0.0, 0.0, 2.0]), [-1, 0, 0, 1])
+    assert not np.signbit(gradient(l1_loss, [0.0]))  # which would be printed as -0
     np.testing.assert_array_equal(gradient(smooth_l1_loss, [-1.0, 0.0, 1.0, 0.5]), [-1, 0, 1, 0.5])
     np.testing.assert_array_equal(gradient(smooth_l1_loss, [-0.5, 0.25], beta=0.5), [-1, 0.5])
 

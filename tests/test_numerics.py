@@ -10,6 +10,7 @@ import pytest
 from vis4d_jax_loss._numerics import (
     blank,
     clamp,
+    count,
     cover,
     of_difference,
     safe_divide,
@@ -20,6 +21,11 @@ from vis4d_jax_loss._numerics import (
 
 def gradients(fn, x):
     return jax.jit(jax.vmap(jax.grad(fn)))(jnp.asarray(x))
+
+
+@pytest.mark.parametrize("size", [0, 5, 2**24 + 1])
+def test_count_is_exact(size):
+    assert count(jnp.ones(size, bool)) == size  # in float32, 2**24 + 1 would be 2**24
 
 
 def test_of_difference_takes_its_derivative_as_it_is_given():

@@ -54,16 +54,16 @@ def of_difference(
 ) -> jax.Array:
     """An even function of a - b, with the odd function that is its derivative.
 
-    The derivative's difference is b - a, and the tangents' too: one that both share is stored by
-    XLA on a CPU, in a pass of its own.
+    Its own difference is b - a, since XLA on a CPU would store one that the derivative shares, in a
+    pass over the data.
     """
-    return value(a - b)
+    return value(b - a)
 
 
 @of_difference.defjvp
 def _(value, slope, primals, tangents):
     (a, b), (da, db) = primals, tangents
-    return of_difference(value, slope, a, b), slope(b - a) * (db - da)
+    return of_difference(value, slope, a, b), slope(a - b) * (da - db)
 
 
 def clamp(x: jax.Array, low: float, high: float) -> jax.Array:

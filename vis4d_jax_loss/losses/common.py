@@ -51,9 +51,7 @@ def smooth_l1_loss(
     """
     _checks.check_positive("smooth_l1_loss", "For beta=0 use l1_loss.", beta=beta)
     pred, target, mask = paired("smooth_l1_loss", pred, target, where)
-    limits = jnp.finfo(pred.dtype)
-    # Beyond, it or its inverse would round to 0 or infinity: 0 / 0.
-    beta = min(max(beta, float(limits.tiny)), float(limits.max))
+    beta = max(beta, float(jnp.finfo(pred.dtype).tiny))  # a smaller one would round to 0: 0 / 0
     value, slope = (partial(f, beta=beta) for f in (_smooth_absolute, _smooth_sign))
     loss = of_difference(value, slope, pred, target)
     return reduce_loss(reducer, loss, mask)
