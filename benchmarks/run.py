@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument("--json", type=Path, help="write the results to this file")
-    parser.add_argument("--seconds", type=float, default=4.0, help="time for a row and size")
+    parser.add_argument("--seconds", type=float, default=6.0, help="time for a row and size")
     options = parser.parse_args()
 
     measure.keep_freed_memory()
