@@ -1,6 +1,5 @@
 """Time in turns, and what the compiler says of memory."""
 
-import ctypes
 import random
 import statistics
 import time
@@ -11,21 +10,6 @@ import jax
 
 SAMPLE = 0.004  # seconds a sample lasts at least, so that the clock costs nothing
 ROUNDS = 25
-PAUSE = 0.05  # until the threads of whoever came before no longer spin for work
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep what is freed, where it is glibc.
-
-    Handed back, every page of a large array is cleared by the kernel at its next use. At 8 million
-    elements that takes up to four times as long as the loss, and comes and goes with what ran last.
-    """
-    trim_threshold, mmap_max, arena_max = -1, -4, -8  # one arena: the others give back anyhow
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_max, 0)
-        mallopt(arena_max, 1)
 
 
 def compiled(function: Callable, arrays: Sequence[jax.Array]) -> tuple[Callable, dict[str, Any]]:
@@ -46,8 +30,8 @@ def in_turns(runs: dict[str, Callable], seconds: float) -> dict[str, list[float]
     for i in range(ROUNDS):
         if i >= 3 and time.perf_counter() > end:
             break
+        # In another order each time: whose threads still spin must not always meet the same one.
         for name in random.sample(list(runs), len(runs)):
-            time.sleep(PAUSE)
             _time(runs[name], 1)  # the others have just had the caches to themselves
             times[name].append(_time(runs[name], calls[name]))
     return times

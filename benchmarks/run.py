@@ -103,10 +103,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument("--json", type=Path, help="write the results to this file")
-    parser.add_argument("--seconds", type=float, default=6.0, help="time for a row and size")
+    parser.add_argument("--seconds", type=float, default=4.0, help="time for a row and size")
     options = parser.parse_args()
 
-    measure.keep_freed_memory()
     about = describe()
     print("\n".join(f"{name}: {value}" for name, value in about.items()), file=sys.stderr)
     dtypes = [jnp.float32] + [jnp.bfloat16] * (jax.default_backend() != "cpu")

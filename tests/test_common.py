@@ -37,6 +37,23 @@ def test_smooth_l1_is_continuous_at_beta():
         np.testing.assert_allclose(above, beta / 2, rtol=1e-6)
 
 
+@pytest.mark.parametrize("beta", [1e-46, 1e-9, 1 / 9, 0.5, 1.0, 7.0, 1e30])
+def test_smooth_l1_is_the_same_of_long_arrays_as_of_short_ones(beta):
+    pred = jnp.array([0.0, 1e-30, 1e-3, 1 / 9, 0.4, -0.5, 1.0, -6.9, 7.0, 1e5, -1e30, jnp.inf])
+    pred = jnp.tile(pred, 2)
+    short, long = pred[:, None], pred
+    losses, expected = (smooth_l1_loss(x, jnp.zeros_like(x), beta=beta) for x in (long, short))
+    np.testing.assert_allclose(losses, expected[:, 0], rtol=3e-7)
+    assert not np.signbit(losses).any()  # 0 would be printed as -0
+    slopes = gradient(smooth_l1_loss, short, beta=beta)
+    np.testing.assert_array_equal(gradient(smooth_l1_loss, long, beta=beta), slopes[:, 0])
+
+
+@pytest.mark.parametrize("size", [3, 30])
+def test_smooth_l1_with_an_infinite_beta_is_0(size):
+    assert not smooth_l1_loss(jnp.ones(size), jnp.zeros(size), beta=jnp.inf).any()
+
+
 @pytest.mark.parametrize("beta", [1e-9, 1e-30, 1e-46])
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 def test_smooth_l1_with_a_tiny_beta_is_l1(beta, dtype):

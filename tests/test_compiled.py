@@ -44,17 +44,20 @@ def passes(loss, *arrays):
     return [name for name in instructions if name not in ("parameter", "bitcast")]
 
 
-@pytest.mark.parametrize("loss", [vjl.L1Loss(MEAN), vjl.L2Loss(MEAN)])
-def test_l1_and_l2_store_nothing_but_the_gradient(loss):
+SMOOTH = [vjl.SmoothL1Loss(MEAN, beta) for beta in (1.0, 0.5, 1 / 9, 2.0)]
+
+
+@pytest.mark.parametrize("loss", [vjl.L1Loss(MEAN), vjl.L2Loss(MEAN), *SMOOTH])
+def test_regression_stores_nothing_but_the_gradient(loss):
     inputs = array(*VECTOR), array(*VECTOR)
     assert temporaries(loss, *inputs) < 1000
     # A difference stored for both would take the gradient's memory, and is not seen there.
     assert passes(jax.value_and_grad(loss), *inputs) == ["fusion"]
 
 
-@pytest.mark.parametrize("beta", [1.0, 0.5, 1 / 9, 2.0])
-def test_smooth_l1_stores_its_losses_and_the_gradient(beta):
-    loss, inputs = vjl.SmoothL1Loss(MEAN, beta), (array(*VECTOR), array(*VECTOR))
+@pytest.mark.parametrize("loss", SMOOTH)
+def test_smooth_l1_of_boxes_stores_its_losses_and_the_gradient(loss):
+    inputs = array(*BOXES), array(*BOXES)
     assert temporaries(loss, *inputs) <= size(inputs[0]) + 1000
     assert passes(jax.grad(loss), *inputs) == ["fusion"]
     assert passes(jax.value_and_grad(loss), *inputs) == ["fusion"] * 2
