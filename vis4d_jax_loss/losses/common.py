@@ -68,14 +68,14 @@ def _smooth_absolute(x: jax.Array, beta: float) -> jax.Array:
         square = (0.5 / beta) * distance * distance
         return jnp.where(distance < beta, square, distance - 0.5 * beta)
     # The same without a where, which XLA stores before summing it on a CPU: half the time for a
-    # vector of 8 million, but three times as long for boxes. And with constants of the other sign:
-    # those that the derivative has too would be stored.
-    descent = jnp.maximum(distance * (-1 / beta), -1)
-    return -descent * (distance - (-0.5 * beta) * descent)
+    # vector of 8 million, but three times as long for boxes. And from four times the slope, since
+    # a constant that the derivative has too would be stored.
+    slopes = jnp.minimum(distance * (4 / beta), 4)
+    return slopes * (0.25 * distance - beta / 32 * slopes)
 
 
 def _smooth_sign(x: jax.Array, beta: float) -> jax.Array:
-    return jnp.sign(x) * jnp.minimum(jnp.abs(x) * (1 / beta), 1)
+    return jnp.clip(x * (1 / beta), -1, 1)
 
 
 def l1_loss(
