@@ -53,10 +53,9 @@ def smooth_l1_loss(
     """
     _checks.check_positive("smooth_l1_loss", "For beta=0 use l1_loss.", beta=beta)
     pred, target, mask = paired("smooth_l1_loss", pred, target, where)
-    limits = jnp.finfo(
-        pred.dtype
-    )  # beyond, it would round to 0 or infinity: 0 / 0, or their product
-    beta = min(max(beta, float(limits.tiny)), float(limits.max))
+    # Beyond, it or 4 / beta would round to 0 or infinity: 0 / 0, or 0 times infinity.
+    limits = jnp.finfo(pred.dtype)
+    beta = min(max(beta, 4 * float(limits.tiny)), float(limits.max))
     value, slope = (partial(f, beta=beta) for f in (_smooth_absolute, _smooth_sign))
     loss = of_difference(value, slope, pred, target)
     return reduce_loss(reducer, loss, mask)
