@@ -8,6 +8,7 @@ Prints the table in Markdown. ``--write`` puts it between the two marks of each 
 import argparse
 import json
 from pathlib import Path
+from textwrap import wrap
 
 START, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 CONTESTANTS = ("literal", "optax", "reference")
@@ -83,7 +84,7 @@ def plot(results: list[dict], path: Path) -> None:
     names = list(dict.fromkeys(r["row"] for r in results))
     columns = 4
     figure, axes = plt.subplots(
-        -(-len(names) // columns), columns, figsize=(13, 8.5), layout="constrained", squeeze=False
+        -(-len(names) // columns), columns, figsize=(13, 11), layout="constrained", squeeze=False
     )
     for axis, name in zip(axes.flat, names, strict=False):
         rows = [r for r in results if r["row"] == name]
@@ -105,7 +106,7 @@ def plot(results: list[dict], path: Path) -> None:
                 alpha=0.2,
                 linewidth=0,
             )
-        axis.set_title(name.partition(",")[0].replace("_regularization_loss", ""), fontsize=10)
+        axis.set_title("\n".join(wrap(name, 41)), fontsize=9)
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_xticks(sizes, [_short(n) for n in sizes])

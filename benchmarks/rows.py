@@ -132,8 +132,8 @@ def _regression(name, optax_loss, floor):
 def _iou(mode):
     return Row(
         f"iou_loss {mode}",
-        ((10_000,), (100_000,), (1_000_000,)),
-        _boxes,
+        ((10_000, 4), (100_000, 4), (1_000_000, 4)),
+        lambda count, _: _boxes(count),
         lambda p, t: vjl.iou_loss(p, t, vjl.mean_loss, mode),
         literal.iou_loss(mode),
         None,
@@ -173,8 +173,8 @@ ROWS = [
     _padded("iou_loss log", vjl.iou_loss, literal.masked_iou_loss("log"), lambda r: r.iou_loss),
     Row(
         "rotation_loss, 2 bins",
-        ((2_000,), (20_000,), (200_000,)),
-        _rotations,
+        ((2_000, 6), (20_000, 6), (200_000, 6)),
+        lambda count, _: _rotations(count),
         lambda p, b, r: vjl.rotation_loss(p, b, r, 2, vjl.mean_loss),
         literal.rotation_loss,
         None,

@@ -16,7 +16,7 @@ def paired_iou(boxes1: jax.Array, boxes2: jax.Array) -> jax.Array:
 
 
 # Differentiated by JAX, each number of a box would be a branch of a concatenation, and XLA would
-# store masked boxes anew: on a CPU 1.3 times as slow, under a mask 8 times.
+# store masked boxes anew: on a CPU 1.3 to 1.7 times as long, under a mask 6 to 7 times.
 @paired_iou.defjvp
 def _(primals, tangents):
     slopes = _slope(*primals), _slope(*primals[::-1])
