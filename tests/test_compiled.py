@@ -55,6 +55,13 @@ def test_regression_stores_nothing_but_the_gradient(loss):
     assert passes(jax.value_and_grad(loss), *inputs) == ["fusion"]
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16])
+@pytest.mark.parametrize("loss", [vjl.L1Loss(MEAN), vjl.L2Loss(MEAN), vjl.SmoothL1Loss(MEAN)])
+def test_regression_in_half_precision_stores_no_more_than_its_inputs(loss, dtype):
+    inputs = array(*VECTOR, dtype=dtype), array(*VECTOR, dtype=dtype)
+    assert temporaries(loss, *inputs) <= size(*inputs) + 1000
+
+
 @pytest.mark.parametrize("loss", SMOOTH)
 def test_smooth_l1_of_boxes_stores_its_losses_and_the_gradient(loss):
     inputs = array(*BOXES), array(*BOXES)

@@ -28,13 +28,14 @@ def test_count_is_exact(size):
     assert count(jnp.ones(size, bool)) == size  # in float32, 2**24 + 1 would be 2**24
 
 
-def test_of_difference_takes_its_derivative_as_it_is_given():
-    x = jnp.array([-2.0, -0.0, 0.0, 3.0, -jnp.inf])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_of_difference_takes_its_derivative_as_it_is_given(dtype):
+    x, zero = jnp.array([-2.0, -0.0, 0.0, 3.0, -jnp.inf], dtype), jnp.zeros((), dtype)
     absolute = partial(of_difference, jnp.abs, jnp.sign)  # jnp.abs alone has 1 at 0
-    np.testing.assert_array_equal(absolute(x, 1.0), [3, 1, 1, 2, jnp.inf])
-    np.testing.assert_array_equal(gradients(lambda x: absolute(x, 0.0), x), [-1, 0, 0, 1, -1])
-    np.testing.assert_array_equal(gradients(lambda x: absolute(0.0, x), x), [-1, 0, 0, 1, -1])
-    assert jnp.isnan(absolute(jnp.nan, 0.0))
+    np.testing.assert_array_equal(absolute(x, zero + 1), [3, 1, 1, 2, jnp.inf])
+    np.testing.assert_array_equal(gradients(lambda x: absolute(x, zero), x), [-1, 0, 0, 1, -1])
+    np.testing.assert_array_equal(gradients(lambda x: absolute(zero, x), x), [-1, 0, 0, 1, -1])
+    assert jnp.isnan(absolute(zero * jnp.nan, zero))
 
 
 def test_clamp_passes_the_gradient_at_its_borders():

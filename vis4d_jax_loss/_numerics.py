@@ -45,25 +45,33 @@ def count(mask: jax.Array) -> jax.Array:
     return jnp.sum(mask, dtype=dtype).astype(jnp.int32)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def of_difference(
     value: Callable[[jax.Array], jax.Array],
     slope: Callable[[jax.Array], jax.Array],
     a: jax.Array,
     b: jax.Array,
 ) -> jax.Array:
-    """An even function of a - b, with the odd function that is its derivative.
+    """An even function of a - b, with the odd function that is its derivative; float32 or better.
 
-    Its own difference is b - a, since XLA on a CPU would store one that the derivative shares, in a
-    pass over the data.
+    XLA on a CPU would store a difference that both share, in a pass over the data: the function
+    takes b - a, its derivative a - b.
     """
+    half = a.dtype.itemsize == b.dtype.itemsize == 2
+    a, b = to_float(a, b)
+    if half:  # here XLA would store both in float32: better their difference
+        a, b = a - b, jnp.zeros_like(b)
+    return _of_difference(value, slope, a, b)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _of_difference(value, slope, a, b):
     return value(b - a)
 
 
-@of_difference.defjvp
+@_of_difference.defjvp
 def _(value, slope, primals, tangents):
     (a, b), (da, db) = primals, tangents
-    return of_difference(value, slope, a, b), slope(a - b) * (da - db)
+    return _of_difference(value, slope, a, b), slope(a - b) * (da - db)
 
 
 def clamp(x: jax.Array, low: float, high: float) -> jax.Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _checks, _value_checks
-from vis4d_jax_loss._numerics import blank, of_difference, to_float
+from vis4d_jax_loss._numerics import blank, of_difference
 from vis4d_jax_loss._reduction import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.reducer import LossReducer, identity_loss
@@ -54,7 +54,7 @@ def smooth_l1_loss(
     _checks.check_positive("smooth_l1_loss", "For beta=0 use l1_loss.", beta=beta)
     pred, target, mask = paired("smooth_l1_loss", pred, target, where)
     # Beyond, it or 4 / beta would round to 0 or infinity: 0 / 0, or 0 times infinity.
-    limits = jnp.finfo(pred.dtype)
+    limits = jnp.finfo(jnp.result_type(pred, target, jnp.float32))
     beta = min(max(beta, 4 * float(limits.tiny)), float(limits.max))
     value, slope = (partial(f, beta=beta) for f in (_smooth_absolute, _smooth_sign))
     loss = of_difference(value, slope, pred, target)
@@ -158,7 +158,7 @@ def paired(
     _checks.check_real(function, pred=pred, target=target)
     _checks.check_same_shape(function, pred=pred, target=target)
     _checks.check_where(function, mask, pred.shape)
-    pred, target = to_float(blank(pred, mask), blank(target, mask))
+    pred, target = blank(pred, mask), blank(target, mask)
     return _value_checks.expect_finite(function, pred=pred), target, mask
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _checks, _value_checks
+from vis4d_jax_loss._numerics import to_float
 from vis4d_jax_loss._reduction import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.box import paired_iou
@@ -70,7 +71,7 @@ def iou_loss(
     pred, target, mask = paired("iou_loss", pred, target, mask)
     pred, target = _value_checks.expect_ordered_boxes("iou_loss", pred=pred, target=target)
 
-    iou = paired_iou(pred, target)
+    iou = paired_iou(*to_float(pred, target))
     eps = max(eps, float(jnp.finfo(iou.dtype).tiny))
     # The whole gradient passes at eps itself, as in torch's clamp; NaN stays NaN.
     iou = jnp.where(iou < eps, eps, iou)
