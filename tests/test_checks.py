@@ -62,6 +62,12 @@ def test_checkify_reports_through_gradients_and_vmap():
     assert "l1_loss: pred must be finite" in error.get()
 
 
+def test_checkify_reports_without_jit():
+    with jax.disable_jit():
+        error, _ = checkify.checkify(l1_loss)(jnp.array([1.0, jnp.nan]), jnp.zeros(2))
+    assert "l1_loss: pred must be finite" in error.get()
+
+
 def test_an_array_shared_by_a_batch_stays_shared_where_its_check_is_not():
     logits = jnp.array([[0.0, 1.0, 2.0], [3.0, 0.0, 1.0]])
     targets = jnp.array([[0, 1], [255, 2], [2, 255]])
