@@ -1,6 +1,7 @@
 """L1, L2 and smooth L1: kinks, borders, extreme numbers, and what must not broadcast."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -47,6 +48,20 @@ def test_smooth_l1_is_the_same_of_long_arrays_as_of_short_ones(beta):
     assert not np.signbit(losses).any()  # 0 would be printed as -0
     slopes = gradient(smooth_l1_loss, short, beta=beta)
     np.testing.assert_array_equal(gradient(smooth_l1_loss, long, beta=beta), slopes[:, 0])
+
+
+@pytest.mark.parametrize("shape", ["n", "n, 4", "n, m"])
+def test_export_with_symbolic_shapes(shape):
+    x = jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape), jnp.float32)
+    where = jax.ShapeDtypeStruct(x.shape[:1], bool)
+
+    def loss(pred, target, where):
+        return smooth_l1_loss(pred, target, mean_loss, where=where)
+
+    exported = jax.export.export(jax.jit(jax.value_and_grad(loss)))(x, x, where)
+    size = (2, 4)[: len(x.shape)]
+    value, _ = exported.call(jnp.ones(size), jnp.zeros(size), jnp.array([True, False]))
+    assert value == 0.5
 
 
 @pytest.mark.parametrize("size", [3, 30])

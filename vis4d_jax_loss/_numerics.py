@@ -40,9 +40,10 @@ def blank(x: jax.Array, where: jax.Array | None, fill: float = 0.0) -> jax.Array
 
 def count(mask: jax.Array) -> jax.Array:
     """How many are True, exactly, as int32."""
-    # Float32 counts exactly up to 2**24, and several times faster than integers on a CPU.
-    dtype = jnp.float32 if mask.size < 2**24 else jnp.int32
-    return jnp.sum(mask, dtype=dtype).astype(jnp.int32)
+    # Float32 counts exactly up to 2**24, and several times faster than integers on a CPU. The size
+    # may be a symbol of jax.export.
+    few = isinstance(mask.size, int) and mask.size < 2**24
+    return jnp.sum(mask, dtype=jnp.float32 if few else jnp.int32).astype(jnp.int32)
 
 
 def of_difference(

@@ -63,7 +63,8 @@ def smooth_l1_loss(
 
 def _smooth_absolute(x: jax.Array, beta: float) -> jax.Array:
     distance = jnp.abs(x)
-    if x.ndim == 0 or x.shape[-1] < _LONG:
+    length = x.shape[-1] if x.ndim else 1
+    if not isinstance(length, int) or length < _LONG:  # or a symbol of jax.export
         square = (0.5 / beta) * distance * distance
         return jnp.where(distance < beta, square, distance - 0.5 * beta)
     # The same without a where, which XLA stores before summing it on a CPU: half the time for a
