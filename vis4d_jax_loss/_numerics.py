@@ -91,8 +91,7 @@ def safe_divide(numerator: ArrayLike, denominator: ArrayLike) -> jax.Array:
     return jnp.where(zero, 0, numerator / jnp.where(zero, 1, denominator))
 
 
-# The quotient and the reciprocal serve both gradients, which are 0 with the latter: the IoU loss is
-# 1.4 times as fast as through two nested wheres.
+# The quotient and the reciprocal serve both gradients, which are 0 with the latter.
 @safe_divide.defjvp
 def _(primals, tangents):
     (numerator, denominator), (dn, dd) = primals, tangents
