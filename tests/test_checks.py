@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from functools import partial
 from types import ModuleType
 
 import jax
@@ -48,11 +49,20 @@ REPORTS = {
 }
 
 
+def gradient_alone(loss):
+    """Of the value nothing is needed: a check stays because the gradient uses what it returns."""
+    inner = jax.jit(lambda p, t: loss(p, t, reducer=mean_loss))
+    return jax.jit(jax.grad(inner))
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda loss: jax.jit(partial(loss, reducer=mean_loss)), gradient_alone]
+)
 @pytest.mark.parametrize("message", REPORTS)
-def test_checkify_reports(message):
+def test_checkify_reports(message, wrap):
     loss, pred, target = REPORTS[message]
-    step = checkify.checkify(jax.jit(lambda p, t: loss(p, t, reducer=mean_loss)))
-    error, _ = step(jnp.asarray(pred), jnp.asarray(target))
+    step = checkify.checkify(wrap(loss))
+    error, _ = step(jnp.asarray(pred, jnp.float32), jnp.asarray(target))
     assert message in error.get()
 
 
