@@ -29,7 +29,7 @@ class QuantileLoss(Loss):
 
     def __call__(self, pred, target, *, reducer=None):
         error = target - pred
-        return self.choose(reducer)(jnp.maximum(self.quantile * error, (self.quantile - 1) * error))
+        return self.reduce(jnp.maximum(self.quantile * error, (self.quantile - 1) * error), None, reducer)
 
 
 class NNXModel(nnx.Module):

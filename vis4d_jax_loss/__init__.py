@@ -1,8 +1,12 @@
-"""vis4d_jax_loss: the losses of ``vis4d.op.loss`` for JAX and Flax, exact, masked and finite."""
+"""Losses for detection, segmentation, point clouds and tracking in JAX and Flax.
+
+A port of ``vis4d.op.loss`` with masks for padded batches and gradients that are always finite.
+"""
 
 from vis4d_jax_loss.base import Loss
-from vis4d_jax_loss.composition import LossModule, LossTerm
-from vis4d_jax_loss.keys import data_key, pred_key
+from vis4d_jax_loss.composition.objective import LossModule, LossTerm
+from vis4d_jax_loss.composition.paths import InputPath, data_key, pred_key
+from vis4d_jax_loss.composition.weights import Schedule, TermWeight
 from vis4d_jax_loss.losses.common import (
     L1Loss,
     L2Loss,
@@ -16,7 +20,7 @@ from vis4d_jax_loss.losses.embedding_distance import (
     EmbeddingDistanceLoss,
     embedding_distance_loss,
 )
-from vis4d_jax_loss.losses.iou_loss import IoULoss, iou_loss
+from vis4d_jax_loss.losses.iou_loss import IoULoss, IoUMode, iou_loss
 from vis4d_jax_loss.losses.multi_level_seg_loss import MultiLevelSegLoss, multi_level_seg_loss
 from vis4d_jax_loss.losses.multi_pos_cross_entropy import (
     MultiPosCrossEntropyLoss,
@@ -33,6 +37,7 @@ from vis4d_jax_loss.losses.seg_cross_entropy_loss import (
 )
 from vis4d_jax_loss.mining import random_k_mask, top_k_mask
 from vis4d_jax_loss.reducer import (
+    AxisName,
     LossReducer,
     OverAxis,
     SumWeightedLoss,
@@ -41,10 +46,15 @@ from vis4d_jax_loss.reducer import (
     sum_loss,
 )
 
+__version__ = "0.1.0"
+
 __all__ = [
+    "AxisName",
     "CrossEntropyLoss",
     "EmbeddingDistanceLoss",
+    "InputPath",
     "IoULoss",
+    "IoUMode",
     "L1Loss",
     "L2Loss",
     "Loss",
@@ -56,9 +66,11 @@ __all__ = [
     "OrthogonalTransformRegularizationLoss",
     "OverAxis",
     "RotationLoss",
+    "Schedule",
     "SegCrossEntropyLoss",
     "SmoothL1Loss",
     "SumWeightedLoss",
+    "TermWeight",
     "cross_entropy",
     "data_key",
     "embedding_distance_loss",

@@ -1,84 +1,96 @@
 """Arithmetic whose value and gradient stay finite, in float32 or better."""
 
-import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+# The context manager that allows float64; older releases of JAX have it in jax.experimental.
+_HOME_OF_X64: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
+enable_x64 = _HOME_OF_X64.enable_x64
 
-def to_float(*arrays: ArrayLike) -> list[jax.Array]:
-    """Bring arrays to one floating dtype: float64 if any is, else float32.
 
-    Half precision cannot hold a loss: areas of 256-pixel boxes overflow float16, a sum of ones in
-    bfloat16 stops at 256. The cast's own gradient returns to the input's dtype.
+def to_float(x: ArrayLike) -> jax.Array:
+    """Cast to float32; float64 stays float64.
+
+    Half precision cannot hold a loss: the areas of 256-pixel boxes overflow float16, and a sum of
+    ones stops at 256 in bfloat16. The gradient of the cast has the dtype of the input again.
     """
+    (x,) = to_common_float(x)
+    return x
+
+
+def to_common_float(*arrays: ArrayLike) -> list[jax.Array]:
+    """Cast arrays to one dtype: float64 if any of them is float64, otherwise float32."""
     dtype = jnp.result_type(*arrays)
     if dtype != jnp.float64:
         dtype = jnp.float32
     return [jnp.asarray(x).astype(dtype) for x in arrays]
 
 
-def cover(where: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
-    """Spread a mask over the leading axes of ``shape`` to the whole of it."""
+def expand_mask(where: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
+    """Broadcast a mask over the leading axes of ``shape`` to all of ``shape``."""
     where = jnp.asarray(where)
     trailing = range(where.ndim, len(shape))
-    # expand_dims keeps a sharded axis sharded; a reshape would have to be told how.
+    # expand_dims keeps a sharded axis sharded; a reshape would need to be told the sharding.
     return jnp.broadcast_to(lax.expand_dims(where, trailing), shape)
 
 
-def blank(x: jax.Array, where: jax.Array | None, fill: float = 0.0) -> jax.Array:
-    """Replace what a mask over leading axes leaves out, before arithmetic sees it.
+def fill_masked(x: jax.Array, where: jax.Array | None, fill: float = 0.0) -> jax.Array:
+    """Replace masked elements before any arithmetic; ``where`` covers leading axes.
 
-    Multiplying by the mask afterwards would let NaN through, in the value or in the gradient.
+    Multiplying by the mask afterwards would let NaN into the value or the gradient.
     """
-    return x if where is None else jnp.where(cover(where, x.shape), x, fill)
+    return x if where is None else jnp.where(expand_mask(where, x.shape), x, fill)
 
 
-def count(mask: jax.Array) -> jax.Array:
-    """How many are True, exactly, as int32."""
-    # Float32 counts exactly up to 2**24, and several times faster than integers on a CPU. The size
-    # may be a symbol of jax.export.
-    few = isinstance(mask.size, int) and mask.size < 2**24
-    return jnp.sum(mask, dtype=jnp.float32 if few else jnp.int32).astype(jnp.int32)
+def count_true(mask: jax.Array) -> jax.Array:
+    """Count the True elements exactly, as int32."""
+    # float32 counts exactly up to 2**24, and a CPU adds floats faster than integers. Under
+    # jax.export the size may be symbolic: then only int32 is safe.
+    fits_float32 = isinstance(mask.size, int) and mask.size < 2**24
+    return jnp.sum(mask, dtype=jnp.float32 if fits_float32 else jnp.int32).astype(jnp.int32)
 
 
-def of_difference(
+def even_in_difference(
     value: Callable[[jax.Array], jax.Array],
-    slope: Callable[[jax.Array], jax.Array],
+    derivative: Callable[[jax.Array], jax.Array],
     a: jax.Array,
     b: jax.Array,
 ) -> jax.Array:
-    """An even function of a - b, with the odd function that is its derivative; float32 or better.
+    """Apply an even function to ``a - b``; its derivative is given, and is odd.
 
-    XLA on a CPU would store a difference that both share, in a pass over the data: the function
-    takes b - a, its derivative a - b.
+    XLA on a CPU stores an intermediate that value and derivative share, which costs a pass over
+    memory. The value is therefore computed from ``b - a`` and the derivative from ``a - b``.
     """
-    half = a.dtype.itemsize == b.dtype.itemsize == 2
-    a, b = to_float(a, b)
-    if half:  # here XLA would store both in float32: better their difference
+    both_half = a.dtype.itemsize == b.dtype.itemsize == 2
+    a, b = to_common_float(a, b)
+    if both_half:
+        # Here XLA would store both inputs in float32. Their difference is half as large.
         a, b = a - b, jnp.zeros_like(b)
-    return _of_difference(value, slope, a, b)
+    return _even_in_difference(value, derivative, a, b)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _of_difference(value, slope, a, b):
+def _even_in_difference(value, derivative, a, b):
     return value(b - a)
 
 
-@_of_difference.defjvp
-def _(value, slope, primals, tangents):
+@_even_in_difference.defjvp
+def _even_in_difference_jvp(value, derivative, primals, tangents):
     (a, b), (da, db) = primals, tangents
-    return _of_difference(value, slope, a, b), slope(a - b) * (da - db)
+    return _even_in_difference(value, derivative, a, b), derivative(a - b) * (da - db)
 
 
 def clamp(x: jax.Array, low: float, high: float) -> jax.Array:
-    """Limit x to [low, high], passing the whole gradient at the borders.
+    """Limit x to [low, high], passing the whole gradient at the borders, as torch does.
 
-    ``jnp.clip`` passes half of it there and ``lax.clamp`` none.
+    ``jnp.clip`` passes half of the gradient there, and ``lax.clamp`` none of it.
     """
     inside = (x >= low) & (x <= high)
     return jnp.where(inside, x, lax.stop_gradient(jnp.clip(x, low, high)))
@@ -86,51 +98,14 @@ def clamp(x: jax.Array, low: float, high: float) -> jax.Array:
 
 @jax.custom_jvp
 def safe_divide(numerator: ArrayLike, denominator: ArrayLike) -> jax.Array:
-    """Divide, with value and gradient 0 where the denominator is 0."""
+    """Divide; where the denominator is 0, the value and both gradients are 0."""
     zero = denominator == 0
     return jnp.where(zero, 0, numerator / jnp.where(zero, 1, denominator))
 
 
-# The quotient and the reciprocal serve both gradients, which are 0 with the latter.
 @safe_divide.defjvp
-def _(primals, tangents):
+def _safe_divide_jvp(primals, tangents):
+    # d(n / d) = (dn - (n / d) dd) / d. The reciprocal is 0 where d is 0, so the derivative is too.
     (numerator, denominator), (dn, dd) = primals, tangents
     quotient, reciprocal = safe_divide(numerator, denominator), safe_divide(1.0, denominator)
     return quotient, reciprocal * (dn - quotient * dd)
-
-
-@jax.custom_jvp
-def sine_and_cosine(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Both from one reduction to a quarter turn; in float32 within 1.2e-7 up to 10,000 radians.
-
-    Beyond, they are off by about as much as the angle was rounded. After Cody and Waite, Software
-    Manual for the Elementary Functions, 1980, with minimax polynomials on [-pi/4, pi/4].
-    """
-    if x.dtype != jnp.float32:
-        return jnp.sin(x), jnp.cos(x)
-    # XLA calls the C library for each jnp.sin and jnp.cos on a CPU; these lines are vectorised, and
-    # the rotation loss takes 0.4 of the time.
-    turns = jnp.round(x * (2 / math.pi))
-    rest = x - turns * (201 / 2**7)  # pi/2 in three parts, the first two exact times a turn
-    rest = rest - turns * (2029 / 2**22)
-    rest = rest - turns * 7.5497900e-8
-    rest = jnp.clip(rest, -1, 1)  # of a huge angle nothing is left but rounding
-    square = rest * rest
-    sine = -1.66666549e-1 + square * (8.33217791e-3 - square * 1.95172664e-4)
-    sine = rest + rest * square * sine
-    cosine = 4.16666469e-2 + square * (-1.38873672e-3 + square * 2.44384151e-5)
-    cosine = 1 - 0.5 * square + square * square * cosine
-
-    def at(quarter: jax.Array) -> jax.Array:
-        value = jnp.where(quarter & 1, cosine, sine)
-        return jnp.where(quarter & 2, -value, value)
-
-    quarter = turns.astype(jnp.int32)
-    return at(quarter), at(quarter + 1)
-
-
-@sine_and_cosine.defjvp
-def _(primals, tangents):
-    (x,), (dx,) = primals, tangents
-    sine, cosine = sine_and_cosine(x)
-    return (sine, cosine), (cosine * dx, -sine * dx)

@@ -1,26 +1,29 @@
-"""Reducers: from many losses to what is optimised."""
+"""Reducers turn many losses into the value that is optimised."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Hashable
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks
-from vis4d_jax_loss._numerics import blank, count, cover, safe_divide, to_float
+from vis4d_jax_loss import _numerics
+from vis4d_jax_loss._checks import check_element_weight, check_mask, describe, fail
+from vis4d_jax_loss._numerics import expand_mask, fill_masked, safe_divide
 
+#: Name of a mesh axis of ``shard_map``, or a tuple of names.
 AxisName = Hashable | tuple[Hashable, ...]
 
 
 class LossReducer(Protocol):
     """Anything that maps the losses to the result.
 
-    Called as ``reducer(loss)``, or as ``reducer(loss, where=mask)`` when elements are masked, with
-    a boolean mask of the loss's full shape. :func:`mean_loss`, ``jnp.mean`` and a user's own
-    function all fit; one without ``where`` serves as long as nothing is masked.
+    It is called as ``reducer(loss)`` or, when elements are masked, as ``reducer(loss, where=mask)``
+    with a boolean mask of the loss's full shape. :func:`mean_loss`, ``jnp.mean`` and your own
+    function all work. A function without ``where`` works as long as nothing is masked.
 
     Example:
         >>> def worst(loss, where=None):
@@ -36,27 +39,23 @@ class LossReducer(Protocol):
 def identity_loss(
     loss: ArrayLike, *, where: ArrayLike | None = None, axis_name: AxisName | None = None
 ) -> jax.Array:
-    """Keep one loss an element; masked elements are 0, so that summing them is :func:`sum_loss`.
+    """Keep one loss per element. Masked elements are 0, so their sum is :func:`sum_loss`.
 
     Args:
         loss: Losses of any shape.
-        where: True for elements that count, covering the leading axes of ``loss``.
-        axis_name: Accepted for symmetry; nothing is communicated.
+        where: Mask of valid elements over the leading axes of ``loss``.
+        axis_name: Accepted like in the other reducers; nothing is communicated.
 
     Returns:
-        The losses, of the same shape and dtype.
-
-    Raises:
-        ValueError: If ``where`` does not cover the leading axes of ``loss``.
-        TypeError: If ``where`` is not boolean.
+        The losses, with the same shape and dtype.
 
     Example:
         >>> print(identity_loss(jnp.array([1.0, 2.0]), where=jnp.array([True, False])))
         [1. 0.]
     """
     del axis_name
-    loss, where = _masked("identity_loss", loss, where)
-    return blank(loss, where)
+    loss, where = _expanded("identity_loss", loss, where)
+    return fill_masked(loss, where)
 
 
 def sum_loss(
@@ -66,75 +65,74 @@ def sum_loss(
 
     .. math:: \sum_i m_i \ell_i
 
+    with the losses :math:`\ell_i` and a mask :math:`m_i` of 1 (valid) and 0.
+
     Args:
         loss: Losses of any shape.
-        where: True for elements that count, covering the leading axes of ``loss``.
+        where: Mask of valid elements over the leading axes of ``loss``.
         axis_name: Mesh axis (or axes) of a ``shard_map`` to sum over as well.
 
     Returns:
         A scalar.
 
-    Raises:
-        ValueError: If ``where`` does not cover the leading axes of ``loss``.
-        TypeError: If ``where`` is not boolean.
-
     Example:
         >>> print(sum_loss(jnp.array([1.0, 2.0]), where=jnp.array([True, False])))
         1.0
     """
-    (loss,) = to_float(identity_loss(loss, where=where))
-    return across(jnp.sum(loss), axis_name)
+    losses = _numerics.to_float(identity_loss(loss, where=where))
+    return psum_over(jnp.sum(losses), axis_name)
 
 
 def mean_loss(
     loss: ArrayLike, *, where: ArrayLike | None = None, axis_name: AxisName | None = None
 ) -> jax.Array:
-    r"""Average the losses that count, in float32 or better; 0 when there are none.
+    r"""Average the valid losses, in float32 or better; 0 if everything is masked.
 
     .. math:: \frac{\sum_i m_i \ell_i}{\sum_i m_i}
 
+    with the losses :math:`\ell_i` and a mask :math:`m_i` of 1 (valid) and 0.
+
     Args:
         loss: Losses of any shape.
-        where: True for elements that count, covering the leading axes of ``loss``.
+        where: Mask of valid elements over the leading axes of ``loss``.
         axis_name: Mesh axis (or axes) of a ``shard_map``. Sum and count are added over it before
             dividing, so that uneven shards give the global mean and not the mean of means.
 
     Returns:
         A scalar.
 
-    Raises:
-        ValueError: If ``where`` does not cover the leading axes of ``loss``.
-        TypeError: If ``where`` is not boolean.
-
     Example:
         >>> print(mean_loss(jnp.array([1.0, 2.0, 9.0]), where=jnp.array([True, True, False])))
         1.5
     """
-    loss, where = _masked("mean_loss", loss, where)
+    loss, where = _expanded("mean_loss", loss, where)
     total = sum_loss(loss, where=where, axis_name=axis_name)
-    counted = jnp.asarray(loss.size, jnp.int32) if where is None else count(where)
-    return safe_divide(total, across(counted, axis_name).astype(total.dtype))
+    count = jnp.asarray(loss.size, jnp.int32) if where is None else _numerics.count_true(where)
+    return safe_divide(total, psum_over(count, axis_name).astype(total.dtype))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class SumWeightedLoss:
-    r"""Weighted sum of the losses, divided by a factor of your own.
+    r"""Weighted sum of the losses, divided by a factor that you give.
 
     .. math:: \frac{\sum_i w_i \ell_i}{a}
 
-    A pytree of arrays, made inside the step from traced values and passed to a loss function or to
-    a module's call; as a static argument or an option of a module it is an error.
+    with the losses :math:`\ell_i`, ``weight`` :math:`w_i` and ``avg_factor`` :math:`a`.
+
+    This reducer is a pytree of arrays. Create it inside the step from traced values, and pass it to
+    a loss function or to the call of a module. It cannot be a static argument or an option of a
+    module.
 
     Args:
-        weight: Weights that broadcast to the losses. At masked elements they may hold anything.
-        avg_factor: Scalar divisor; where it is 0 the result is 0, and so is its gradient.
+        weight: Weights that broadcast to the losses. At masked elements they may be anything.
+        avg_factor: Scalar divisor. Where it is 0, the result and its gradient are 0.
         axis_name: Mesh axis (or axes) of a ``shard_map``. Sum and ``avg_factor`` are added over it
-            before dividing: give each shard's own part of both.
+            before dividing: give each shard its own part of both.
 
     Raises:
-        ValueError: When called, if ``weight`` does not broadcast to the losses, fits them in more
-            than one way (``[n]`` on ``[n, n]``), or ``avg_factor`` is not a scalar.
+        ValueError: When called, if ``weight`` does not broadcast to the losses or fits them in more
+            than one way (``[n]`` on ``[n, n]``), or if ``avg_factor`` is not a scalar.
 
     Example:
         >>> reducer = SumWeightedLoss(weight=jnp.array([1.0, 0.5]), avg_factor=2.0)
@@ -148,32 +146,30 @@ class SumWeightedLoss:
         default=None, kw_only=True, metadata=dict(static=True)
     )
 
-    # Arrays have no hash: as a static argument this would be traced anew for every step.
+    # Arrays have no hash. As a static argument, this would cause a new trace in every step.
     __hash__ = None  # type: ignore[assignment]
 
     def __call__(self, loss: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
-        loss, where = _masked("SumWeightedLoss", loss, where)
+        """Reduce the losses; ``where`` is a mask over their leading axes."""
+        loss, where = _expanded("SumWeightedLoss", loss, where)
         weight, avg_factor = jnp.asarray(self.weight), jnp.asarray(self.avg_factor)
-        _checks.check_weight("SumWeightedLoss", weight, avg_factor, loss)
-        loss, weight, avg_factor = to_float(loss, weight, avg_factor)
-        weight = blank(jnp.broadcast_to(weight, loss.shape), where)
-        total = sum_loss(blank(loss, where) * weight, axis_name=self.axis_name)
-        return safe_divide(total, across(avg_factor, self.axis_name))
+        check_element_weight("SumWeightedLoss", weight, avg_factor, loss)
+        loss, weight, avg_factor = _numerics.to_common_float(loss, weight, avg_factor)
+        weight = fill_masked(jnp.broadcast_to(weight, loss.shape), where)
+        total = sum_loss(fill_masked(loss, where) * weight, axis_name=self.axis_name)
+        return safe_divide(total, psum_over(avg_factor, self.axis_name))
 
 
 @dataclasses.dataclass(frozen=True)
 class OverAxis:
     """A reducer over the shards of a mesh axis, for losses computed inside ``shard_map``.
 
-    Compared and hashed by value, so that it can be an option of a loss module.
+    Compared and hashed by value, so it can be an option of a loss module.
 
     Args:
         reducer: :func:`mean_loss`, :func:`sum_loss`, :func:`identity_loss`, or your own function
-            that takes ``axis_name``.
-        axis_name: Mesh axis, or a tuple of them, over which the reducer adds up what it needs.
-
-    Raises:
-        TypeError: When called, if ``reducer`` takes no ``where`` or no ``axis_name``.
+            that takes ``where`` and ``axis_name``.
+        axis_name: Mesh axis, or a tuple of them, over which the reducer adds its sums.
 
     Example:
         >>> mesh = jax.make_mesh((1,), ("data",))
@@ -187,20 +183,63 @@ class OverAxis:
     axis_name: AxisName
 
     def __call__(self, loss: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
+        """Reduce the losses of all shards; ``where`` is a mask over their leading axes."""
         return self.reducer(loss, where=where, axis_name=self.axis_name)
 
 
-def across(x: jax.Array, axis_name: AxisName | None) -> jax.Array:
-    """Add over the shards of a mesh axis, or leave alone."""
+def reduce_loss(
+    reducer: LossReducer,
+    loss: jax.Array,
+    where: jax.Array | None = None,
+    *,
+    optional: bool = False,
+) -> jax.Array:
+    """Apply any reducer to a loss under a mask that covers its leading axes.
+
+    A mask that the caller gave must be respected. An ``optional`` mask follows from the data alone:
+    a reducer that takes no mask may ignore it.
+    """
+    reduce: Any = reducer
+    parameters = parameters_of(reducer) or {}
+    any_keyword = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    takes_where = "where" in parameters or any_keyword
+    numpy_style = takes_where and "axis" in parameters
+    if numpy_style and where is None and not loss.size:
+        where = jnp.full(loss.shape, True)
+    if where is None or (optional and not takes_where):
+        return jnp.asarray(reduce(loss))
+    if not takes_where:
+        got = describe(reducer=getattr(reducer, "__name__", type(reducer).__name__))
+        remedy = "Use mean_loss, sum_loss or jnp.mean, or add a keyword where=None to yours."
+        rule = "a reducer must accept where= when elements are masked"
+        fail(TypeError, "reducer", rule, got, remedy)
+    where = expand_mask(where, loss.shape)
+    loss = fill_masked(loss, where)
+    if numpy_style:
+        # jnp.mean under an empty mask is NaN: return 0. Our own reducers return 0 themselves, and
+        # may count the elements of other shards, so they do not come here.
+        any_valid = jnp.any(where)
+        return jnp.where(any_valid, reduce(loss, where=where | ~any_valid), 0)
+    return jnp.asarray(reduce(loss, where=where))
+
+
+def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
+    """The parameters of a callable by name; None for some written in C, which have no signature."""
+    try:
+        return dict(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return None
+
+
+def psum_over(x: jax.Array, axis_name: AxisName | None) -> jax.Array:
+    """Add over the shards of a mesh axis; without an axis, return ``x``."""
     return x if axis_name is None else lax.psum(x, axis_name)
 
 
-def _masked(
+def _expanded(
     function: str, loss: ArrayLike, where: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array | None]:
+    """The losses as an array, and the mask with the same shape."""
     loss = jnp.asarray(loss)
-    if where is None:
-        return loss, None
-    where = jnp.asarray(where)
-    _checks.check_where(function, where, loss.shape)
-    return loss, cover(where, loss.shape)
+    where = check_mask(function, where, loss.shape)
+    return loss, None if where is None else expand_mask(where, loss.shape)

@@ -1,1 +1,1 @@
-"""One loss a file, named as in ``vis4d.op.loss``; import them from ``vis4d_jax_loss``."""
+"""One family of losses per file: functions first, modules below them."""

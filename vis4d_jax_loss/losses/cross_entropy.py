@@ -4,18 +4,20 @@ import dataclasses
 from collections.abc import Sequence
 from functools import partial, reduce
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks, _value_checks
-from vis4d_jax_loss._numerics import cover, to_float
-from vis4d_jax_loss._reduction import reduce_loss
+from vis4d_jax_loss import _value_checks
+from vis4d_jax_loss._checks import check_mask, fail, holds, shapes_of
+from vis4d_jax_loss._numerics import expand_mask, to_float
 from vis4d_jax_loss.base import Loss
-from vis4d_jax_loss.reducer import LossReducer, identity_loss, mean_loss
+from vis4d_jax_loss.losses._inputs import check_logits
+from vis4d_jax_loss.reducer import LossReducer, identity_loss, mean_loss, reduce_loss
 
-_NO_LABEL = -(2**30)  # stands for labels that are not even integers: NaN, infinity, 1e30
+_NO_LABEL = -(2**30)  # replaces labels that int32 cannot hold, such as NaN, infinity and 1e30
 
 
 def cross_entropy(
@@ -33,29 +35,31 @@ def cross_entropy(
     .. math:: \ell = w_y \left( \log \sum_c e^{z_c} - z_y \right), \qquad 0 \text{ if }
         y = \mathrm{ignore\_index}
 
-    The denominator of a mean is for you to choose: ``ignore_index`` alone leaves the ignored
-    elements in the count, as vis4d does; ``where=target != ignore_index`` takes them out.
+    with the logits :math:`z_c`, the label :math:`y` and its class weight :math:`w_y`.
+
+    You choose what a mean divides by. With ``ignore_index`` alone, ignored elements are counted, as
+    in vis4d. With ``where=target != ignore_index`` they are not.
 
     Args:
-        output: Logits ``[..., C]``, or with the classes on ``class_axis``; half precision is
-            computed in float32. At ignored and masked elements they may hold anything.
-        target: Labels ``[...]`` from 0 to C - 1, or ``ignore_index``; any real dtype, floats being
-            truncated. Any other label makes the loss NaN, and is reported under ``checkify``.
-        class_weights: Weight of each class, ``[C]``; they do not enter the denominator.
-        ignore_index: Label whose loss is 0, with gradient 0.
+        output: Logits ``[..., C]``, or with the classes on ``class_axis``. Half precision is
+            computed in float32. Logits of ignored and masked elements may contain anything.
+        target: Labels ``[...]`` from 0 to C - 1, or ``ignore_index``, of any numeric dtype; floats
+            are truncated. Any other label makes the loss NaN, and is reported under ``checkify``.
+        class_weights: Weight of each class, ``[C]``. They do not change the divisor of a mean.
+        ignore_index: Label whose loss and gradient are 0.
         class_axis: Axis of the classes in ``output``: -1 for ``[N, H, W, C]``, 1 for
-            ``[N, C, H, W]``, which is as fast.
+            ``[N, C, H, W]``. Both are equally fast.
         reducer: Maps the losses to the result, e.g. ``mean_loss`` or ``jnp.mean``.
-        where: True for real elements, covering the leading axes of ``target``; padding may hold
-            anything, in logits and labels.
+        where: Mask of valid elements over the leading axes of ``target``. Padding may contain
+            anything, NaN included.
 
     Returns:
-        What ``reducer`` returns; by default one loss an element, of the shape of ``target``.
+        What ``reducer`` returns; by default one loss per element, with the shape of ``target``.
 
     Raises:
-        ValueError: If the shapes do not fit each other, ``class_axis``, ``class_weights`` or
-            ``where``.
-        TypeError: If an input is not real, or ``where`` not boolean.
+        ValueError: If the shapes of ``output``, ``target`` and ``class_weights`` do not match, or
+            ``class_axis`` is not an axis of ``output``.
+        TypeError: If an input is not numeric, or ``where`` is not boolean.
 
     Example:
         >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]))
@@ -64,75 +68,91 @@ def cross_entropy(
     """
     name = "cross_entropy"
     output, target = jnp.asarray(output), jnp.asarray(target)
-    mask = None if where is None else jnp.asarray(where)
-    _checks.check_real(name, output=output)
-    _checks.check_labels(name, target)
-    _checks.check_logits(name, output, target, class_axis)
-    _checks.check_where(name, mask, target.shape)
+    check_logits(name, output, target, class_axis)
+    mask = check_mask(name, where, target.shape)
     axis = class_axis % output.ndim
     num_classes = output.shape[axis]
 
-    labels = _as_integers(target)
+    # Sort the elements: ignored and masked ones, invalid labels, and the rest.
+    labels = _as_int32(target)
     ignored = labels == ignore_index
     if mask is not None:
-        ignored |= ~cover(mask, labels.shape)
+        ignored |= ~expand_mask(mask, labels.shape)
     invalid = ~ignored & ((labels < 0) | (labels >= num_classes))
     labels = _value_checks.expect_labels(name, labels, invalid, num_classes)
 
-    (logits,) = to_float(output)
-    logits = _value_checks.expect_finite(name, ~lax.expand_dims(ignored, [axis]), output=logits)
+    # Without a label, an element's gradient is 0, whatever its logits.
+    logits = to_float(output)
+    counted = ~lax.expand_dims(ignored, [axis])
+    logits = _value_checks.expect_finite(name, "output", logits, counted)
     loss = _negative_log_prob(logits, jnp.where(ignored | invalid, _NO_LABEL, labels), axis)
     if class_weights is not None:
-        weights = jnp.asarray(class_weights, dtype=loss.dtype)
-        _checks.check_class_weights(name, weights, num_classes)
-        shape = [num_classes if i == axis else 1 for i in range(output.ndim)]
-        hit = _is_label(labels, output.shape, axis)
-        loss *= jnp.sum(jnp.where(hit, weights.reshape(shape), 0), axis=axis)
+        loss *= _weight_of_label(class_weights, labels, output.shape, axis, loss.dtype)
+
+    # An invalid label gives NaN, never a plausible number.
     loss = jnp.where(ignored, 0, jnp.where(invalid, jnp.nan, loss))
     return reduce_loss(reducer, loss, mask)
 
 
-# Nothing of the logits' size is stored beside the gradient itself, and each exponential is computed
-# once: on a CPU 2 to 5 times as fast as differentiating a masked log_softmax.
+def _weight_of_label(
+    class_weights: ArrayLike | Sequence[float],
+    labels: jax.Array,
+    shape: tuple[int, ...],
+    axis: int,
+    dtype: jnp.dtype,
+) -> jax.Array:
+    """The class weight of each label; 0 for a label that is not a class."""
+    weights = jnp.asarray(class_weights, dtype=dtype)
+    if not holds(chex.assert_shape, weights, (shape[axis],)):
+        rule = f"class_weights must hold one weight for each of the {shape[axis]} classes"
+        remedy = "The classes are counted along class_axis of output."
+        fail(ValueError, "cross_entropy", rule, shapes_of(class_weights=weights), remedy)
+    weights = weights.reshape([n if i == axis else 1 for i, n in enumerate(shape)])
+    return jnp.sum(jnp.where(_is_label(labels, shape, axis), weights, 0), axis=axis)
+
+
+# The derivative is written out, so that each exponential is computed once, and no array as large as
+# the logits is stored besides the gradient.
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _negative_log_prob(logits: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
-    """Softmax cross-entropy, of gradient 0 where the label is negative, whatever the logits."""
-    shift, log_total, own = _normaliser(logits, labels, axis)
+    """Softmax cross-entropy; where the label is negative, the gradient is 0 for any logits."""
+    shift, log_total, own = _log_sum_exp_and_label(logits, labels, axis)
     return log_total - (own - shift)
 
 
 @_negative_log_prob.defjvp
-def _(axis, primals, tangents):
+def _negative_log_prob_jvp(axis, primals, tangents):
     (logits, labels), (change, _) = primals, tangents
-    shift, log_total, _ = _normaliser(logits, labels, axis)
+    shift, log_total, _ = _log_sum_exp_and_label(logits, labels, axis)
     shift, log_total, skipped = (lax.expand_dims(x, [axis]) for x in (shift, log_total, labels < 0))
     probs = jnp.exp(logits - shift) * jnp.exp(-log_total)
-    slope = jnp.where(skipped, 0, probs - _is_label(labels, logits.shape, axis))
-    return _negative_log_prob(logits, labels, axis), jnp.sum(slope * change, axis=axis)
+    gradient = jnp.where(skipped, 0, probs - _is_label(labels, logits.shape, axis))
+    return _negative_log_prob(logits, labels, axis), jnp.sum(gradient * change, axis=axis)
 
 
-def _normaliser(
+def _log_sum_exp_and_label(
     logits: jax.Array, labels: jax.Array, axis: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A shift near the largest logit, the log-sum-exp less the shift, and the label's own logit."""
+    """A shift near the largest logit, the log-sum-exp minus the shift, and the label's logit."""
     num_classes = logits.shape[axis]
     if axis < logits.ndim - 1 and 0 < num_classes <= 64 and not _is_sharded(logits, axis):
-        # Class by class, all three in one fusion: 4 times as fast on a CPU as reducing an axis that
-        # is not the last.
+        # One class at a time: XLA fuses all three results, which it does not do when it reduces an
+        # axis that is not the last.
         columns = [lax.index_in_dim(logits, i, axis, keepdims=False) for i in range(num_classes)]
         largest = reduce(jnp.maximum, columns)
         log_total = jnp.log(sum(jnp.exp(column - largest) for column in columns))
         own = jnp.zeros_like(largest)
         for i, column in enumerate(columns):
             own = jnp.where(labels == i, column, own)
-        # The sum and what rounding it lost. XLA stores a logarithm, but computes a maximum anew for
-        # each class of the gradient: half as fast.
+        # In the gradient, XLA on a CPU computes a maximum again for every class, but stores a
+        # logarithm. The shift is therefore the sum of both; the second result keeps its rounding
+        # error.
         shift = largest + log_total
         return shift, log_total - (shift - largest), own
     largest = jnp.max(logits, axis=axis, keepdims=True, initial=-jnp.inf)
     total = jnp.sum(jnp.exp(logits - largest), axis=axis)
-    # Selected and summed instead of gathered, so that the classes may be sharded; and as integers,
-    # whose sum of one value and zeros is that value: XLA stores the selection of floats.
+    # Read the label's logit by masking and summing, not by gathering, so that the class axis may be
+    # sharded. The bits are summed as integers: that is exact, and XLA does not store the summands.
     integer = jnp.dtype(f"int{8 * logits.dtype.itemsize}")
     selected = lax.bitcast_convert_type(logits, integer)
     selected = jnp.where(_is_label(labels, logits.shape, axis), selected, 0)
@@ -150,10 +170,10 @@ def _is_sharded(x: jax.Array, axis: int) -> bool:
     return jax.typeof(x).sharding.spec[axis] is not None
 
 
-def _as_integers(target: jax.Array) -> jax.Array:
-    """Labels as int32, where no value that is no label turns into one."""
+def _as_int32(target: jax.Array) -> jax.Array:
+    """Labels as int32; a value that is not a label never becomes one."""
     if jnp.issubdtype(target.dtype, jnp.floating):
-        (target,) = to_float(target)
+        target = to_float(target)
         target = jnp.where(jnp.abs(target) < -_NO_LABEL, jnp.trunc(target), _NO_LABEL)
     elif target.dtype.itemsize >= 4:
         low = 0 if jnp.issubdtype(target.dtype, jnp.unsignedinteger) else _NO_LABEL
@@ -162,7 +182,13 @@ def _as_integers(target: jax.Array) -> jax.Array:
 
 
 class CrossEntropyLoss(Loss):
-    """:func:`cross_entropy` as a module: by default its mean, ignored elements counted in.
+    """:func:`cross_entropy` as a module; by default the mean, which counts ignored elements.
+
+    Args:
+        reducer: Maps the losses to the result, e.g. ``mean_loss`` or ``jnp.mean``.
+        class_weights: Weight of each class, ``[C]``.
+        class_axis: Axis of the classes in ``output``: -1 for ``[N, H, W, C]``, 1 for
+            ``[N, C, H, W]``.
 
     Example:
         >>> loss = CrossEntropyLoss(class_weights=[1.0, 3.0])
@@ -183,12 +209,25 @@ class CrossEntropyLoss(Loss):
         *,
         where: ArrayLike | None = None,
     ) -> jax.Array:
+        """Compute and reduce the losses.
+
+        Args:
+            output: Logits ``[..., C]``, or with the classes on ``class_axis``.
+            target: Labels ``[...]`` from 0 to C - 1, or ``ignore_index``.
+            reducer: Used in this call instead of the module's own.
+            ignore_index: Label whose loss and gradient are 0.
+            where: Mask of valid elements over the leading axes of ``target``. Padding may contain
+                anything, NaN included.
+
+        Returns:
+            What the reducer returns; by default a scalar.
+        """
         return cross_entropy(
             output,
             target,
             self.class_weights,
             ignore_index,
             class_axis=self.class_axis,
-            reducer=self.choose(reducer),
+            reducer=self._reducer_for_call(reducer),
             where=where,
         )

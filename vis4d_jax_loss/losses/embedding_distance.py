@@ -1,4 +1,4 @@
-"""Embedding distance: similarities drawn to 0 or 1, with mined negatives."""
+"""Embedding distance: moves similarities towards 1 or 0, with mined negatives."""
 
 import dataclasses
 from typing import Any
@@ -7,19 +7,21 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks, _value_checks
-from vis4d_jax_loss._numerics import blank, clamp, count, cover, to_float
-from vis4d_jax_loss._reduction import reduce_loss
+from vis4d_jax_loss import _value_checks
+from vis4d_jax_loss._checks import check_numeric, check_same_shape, fail
+from vis4d_jax_loss._numerics import clamp, count_true, expand_mask, fill_masked, to_common_float
 from vis4d_jax_loss.base import Loss
+from vis4d_jax_loss.losses._inputs import read_pairs
+from vis4d_jax_loss.losses._pairs import negatives_to_keep, pair_masks
 from vis4d_jax_loss.losses.common import l2_loss
 from vis4d_jax_loss.mining import random_k_mask, top_k_mask
-from vis4d_jax_loss.pairs import negatives_to_keep, pair_masks
 from vis4d_jax_loss.reducer import (
     AxisName,
     LossReducer,
     SumWeightedLoss,
-    across,
     identity_loss,
+    psum_over,
+    reduce_loss,
 )
 
 
@@ -37,40 +39,48 @@ def embedding_distance_loss(
     where: ArrayLike | None = None,
     axis_name: AxisName | None = None,
 ) -> jax.Array:
-    r"""Squared distance of similarities to their targets, over positives and mined negatives.
+    r"""Squared distance of similarities from 1 or 0, over positives and mined negatives.
 
     .. math::
         \ell = \frac{1}{\#\{w_i > 0\}} \sum_i w_i (x_i - t_i)^2, \qquad
         x_i = \mathrm{clamp}(s_i - \mathrm{margin}_i, 0, 1)
 
-    If there are more than ``neg_pos_ub`` negatives a positive, only the
-    ``int(max(1, positives) * neg_pos_ub)`` with the largest ``x`` take part, ties going to the
-    lowest index, or as many chosen at random. Outside [0, 1] the gradient is 0, also for the worst
-    positives, those of negative similarity.
+    with the similarity :math:`s_i` of pair i, its target :math:`t_i` and weight :math:`w_i`, which
+    is 0 for pairs that take no part; the margin is ``pos_margin`` for positives and ``neg_margin``
+    for negatives.
+
+    If there are more than ``neg_pos_ub`` negatives per positive, only
+    ``int(max(1, positives) * neg_pos_ub)`` of them take part: those with the largest :math:`x`
+    (ties go to the lowest index), or as many at random. Where :math:`s_i - \mathrm{margin}_i` is
+    outside of [0, 1], the gradient is 0. This includes the worst positives, whose similarity is
+    negative.
 
     Args:
-        pred: Cosine similarities, usually ``[N, M]``; half precision is computed in float32.
-        target: Same shape: 1 for the same object, 0 for a different one, -1 for a pair that takes
-            no part. Any other value makes the loss NaN, and is reported under ``checkify``.
-        weight: Same shape, 1 by default. A pair of weight 0 or less takes no part; weights scale
-            the sum, while the denominator counts pairs.
-        reducer: Sees the one number that this loss is.
-        neg_pos_ub: Upper bound of negatives a positive; 0 or less for no bound.
-        pos_margin: Subtracted from positives if positive. It moves their goal to
-            ``1 + pos_margin``, as in vis4d.
-        neg_margin: Subtracted from negatives if positive: smaller similarities cost nothing.
-        hard_mining: Whether to keep the hardest negatives or, with ``key``, random ones.
+        pred: Cosine similarities, usually ``[N, M]``. Half precision is computed in float32.
+        target: Same shape: 1 for the same object, 0 for a different one, -1 for a pair that is
+            ignored. Any other value makes the loss NaN, and is reported under ``checkify``.
+        weight: Same shape, 1 by default. A pair of weight 0 or less takes no part. Weights scale
+            the sum; the divisor counts pairs.
+        reducer: Applied to the scalar loss.
+        neg_pos_ub: Maximum number of negatives per positive; 0 or less means no limit.
+        pos_margin: Subtracted from the similarity of positives, if it is positive. Their best
+            similarity is then ``1 + pos_margin``, as in vis4d.
+        neg_margin: Subtracted from the similarity of negatives, if it is positive. Negatives with a
+            smaller similarity have loss 0.
+        hard_mining: Keep the negatives with the largest similarity; otherwise random ones, chosen
+            with ``key``.
         key: A ``jax.random`` key, needed if ``hard_mining`` is False.
-        where: True for real rows ``[N]`` or pairs ``[N, M]``; padding may hold anything.
-        axis_name: Mesh axis (or axes) of a ``shard_map`` whose shards, stacked along their leading
-            axis, are one array: negatives are then mined, and pairs counted, over all of them.
+        where: Mask of valid rows ``[N]`` or pairs ``[N, M]``. Padding may contain anything, NaN
+            included.
+        axis_name: Mesh axis (or axes) of a ``shard_map``. Its shards, stacked along their leading
+            axis, are one array: negatives are mined, and pairs are counted, over all of them.
 
     Returns:
-        What ``reducer`` makes of the scalar loss; 0 if no pair takes part.
+        What ``reducer`` returns for the scalar loss, which is 0 if no pair takes part.
 
     Raises:
-        ValueError: If the shapes differ, ``where`` does not fit, or ``key`` is missing.
-        TypeError: If an input is not real, or ``where`` not boolean.
+        ValueError: If the shapes do not match, or ``key`` is missing.
+        TypeError: If an input is not numeric, or ``where`` is not boolean.
 
     Example:
         >>> pred = jnp.array([[0.9, 0.5, 0.2, 0.31, 0.8, 0.7]])
@@ -114,38 +124,49 @@ def _update_weight(
     hard_mining: bool,
     axis_name: AxisName | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Similarities less their margin, weights with 0 for pairs left out, number of pairs left."""
-    pred, target = jnp.asarray(pred), jnp.asarray(target)
+    """Similarities minus margin, weights (0 for pairs that take no part), number of pairs."""
+    pred, target, mask = read_pairs(function, pred, target, where)
     weight = jnp.ones(pred.shape, pred.dtype) if weight is None else jnp.asarray(weight)
-    mask = None if where is None else jnp.asarray(where)
-    _checks.check_real(function, pred=pred, weight=weight)
-    _checks.check_labels(function, target)
-    _checks.check_same_shape(function, pred=pred, target=target, weight=weight)
-    _checks.check_where(function, mask, pred.shape)
-    if not hard_mining:
-        _checks.check_key(function, key)
+    check_numeric(function, weight=weight)
+    check_same_shape(function, pred=pred, weight=weight)
+    if key is None and not hard_mining:
+        rule, remedy = "hard_mining=False needs key", "Pass a jax.random key, a new one per step."
+        fail(ValueError, function, rule, "key None", remedy)
 
-    weighted = ~(weight <= 0) if mask is None else ~(weight <= 0) & cover(mask, pred.shape)
+    # A pair takes part if it has a weight and is not padding. NaN is a weight: it must not be lost.
+    weighted = ~(weight <= 0) if mask is None else ~(weight <= 0) & expand_mask(mask, pred.shape)
     positive, negative, unknown = pair_masks(function, target, weighted)
-    valid = positive | negative
-    x, weight = to_float(blank(pred, mask), weight)
-    x = _value_checks.expect_finite(function, valid, pred=x)
+
+    # Replace padding, and limit the similarities.
+    x, weight = to_common_float(fill_masked(pred, mask), weight)
+    x = _value_checks.expect_finite(function, "pred", x, positive | negative)
     x = jnp.where(positive, x - max(pos_margin, 0.0), x)
     x = clamp(jnp.where(negative, x - max(neg_margin, 0.0), x), 0.0, 1.0)
 
-    num_pos, num_neg = (across(count(pairs), axis_name) for pairs in (positive, negative))
+    # Mine negatives. A negative's loss is x squared, and x has the same order.
+    num_pos, num_neg = (psum_over(count_true(mask), axis_name) for mask in (positive, negative))
     k = negatives_to_keep(num_pos, num_neg, neg_pos_ub)
     if key is None or hard_mining:
-        kept = top_k_mask(x, k, negative, axis_name=axis_name)  # x orders like its square
+        kept = top_k_mask(x, k, negative, axis_name=axis_name)
     else:
         kept = random_k_mask(key, k, negative, axis_name=axis_name)
+
+    # An unknown target gives NaN, never a plausible number.
     weight = jnp.where(positive | kept | unknown, weight, 0)
     x = jnp.where(unknown, jnp.nan, x)
-    return x, weight, count(weight > 0)
+    return x, weight, count_true(weight > 0)
 
 
 class EmbeddingDistanceLoss(Loss):
     """:func:`embedding_distance_loss` as a module.
+
+    Args:
+        reducer: Applied to the scalar loss.
+        neg_pos_ub: Maximum number of negatives per positive; 0 or less means no limit.
+        pos_margin: Subtracted from the similarity of positives, if it is positive.
+        neg_margin: Subtracted from the similarity of negatives, if it is positive.
+        hard_mining: Keep the negatives with the largest similarity; otherwise random ones.
+        axis_name: Mesh axis (or axes) of a ``shard_map`` over which the pairs are sharded.
 
     Example:
         >>> loss = EmbeddingDistanceLoss(neg_pos_ub=1.0)
@@ -169,14 +190,23 @@ class EmbeddingDistanceLoss(Loss):
         reducer: LossReducer | None = None,
         where: ArrayLike | None = None,
     ) -> jax.Array:
+        """Mine negatives and compute the loss.
+
+        Args:
+            pred: Cosine similarities, usually ``[N, M]``.
+            target: Same shape: 1 for the same object, 0 for a different one, -1 for ignored.
+            weight: Same shape, 1 by default. A pair of weight 0 or less takes no part.
+            key: A ``jax.random`` key, needed if ``hard_mining`` is False.
+            reducer: Used in this call instead of the module's own.
+            where: Mask of valid rows ``[N]`` or pairs ``[N, M]``. Padding may contain anything, NaN
+                included.
+
+        Returns:
+            What the reducer returns for the scalar loss.
+        """
+        reducer = self._reducer_for_call(reducer)
         return embedding_distance_loss(
-            pred,
-            target,
-            weight,
-            self.choose(reducer),
-            key=key,
-            where=where,
-            **self._mining,
+            pred, target, weight, reducer, key=key, where=where, **self._mining_options
         )
 
     def update_weight(
@@ -188,19 +218,20 @@ class EmbeddingDistanceLoss(Loss):
         *,
         where: ArrayLike | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Choose the pairs that take part, without computing the loss; nothing is edited in place.
+        """Choose the pairs that take part, without computing the loss. No input is changed.
 
         Args:
             pred: Cosine similarities, usually ``[N, M]``.
-            target: Same shape: 1 for the same object, 0 for a different one, -1 for neither.
-            weight: Same shape; a pair of weight 0 or less takes no part.
+            target: Same shape: 1 for the same object, 0 for a different one, -1 for ignored.
+            weight: Same shape. A pair of weight 0 or less takes no part.
             key: A ``jax.random`` key, needed if ``hard_mining`` is False.
-            where: True for real rows ``[N]`` or pairs ``[N, M]``; padding may hold anything.
+            where: Mask of valid rows ``[N]`` or pairs ``[N, M]``. Padding may contain anything, NaN
+                included.
 
         Returns:
-            ``(pred, weight, avg_factor)``: similarities less their margins and limited to [0, 1],
-            weights with 0 for the pairs left out, and the number of pairs left (in a
-            ``shard_map``, those of this shard): what ``SumWeightedLoss`` needs.
+            ``(pred, weight, avg_factor)``: similarities minus their margin and limited to [0, 1];
+            weights, 0 for pairs that take no part; and the number of pairs that do (those of this
+            shard, in a ``shard_map``). These are the arguments of ``SumWeightedLoss``.
 
         Example:
             >>> loss = EmbeddingDistanceLoss(neg_pos_ub=1.0)
@@ -210,10 +241,10 @@ class EmbeddingDistanceLoss(Loss):
             [[1. 0. 1.]] 2
         """
         name = "EmbeddingDistanceLoss.update_weight"
-        return _update_weight(name, pred, target, weight, where, key, **self._mining)
+        return _update_weight(name, pred, target, weight, where, key, **self._mining_options)
 
     @property
-    def _mining(self) -> dict[str, Any]:
+    def _mining_options(self) -> dict[str, Any]:
         options = dataclasses.asdict(self)  # type: ignore[call-overload]
         del options["reducer"]
         return options

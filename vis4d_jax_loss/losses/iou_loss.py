@@ -1,4 +1,4 @@
-"""IoU loss: how little of each other a predicted and a target box cover."""
+"""IoU loss: one minus, or minus the logarithm of, the overlap of two boxes."""
 
 from typing import Literal
 
@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks, _value_checks
-from vis4d_jax_loss._numerics import to_float
-from vis4d_jax_loss._reduction import reduce_loss
+from vis4d_jax_loss._checks import fail
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.box import paired_iou
-from vis4d_jax_loss.losses.common import paired
-from vis4d_jax_loss.reducer import LossReducer, identity_loss
+from vis4d_jax_loss.losses._inputs import read_boxes
+from vis4d_jax_loss.reducer import LossReducer, identity_loss, reduce_loss
 
+#: How :func:`iou_loss` turns the overlap into a loss.
 IoUMode = Literal["linear", "square", "log"]
 
 
@@ -26,32 +25,31 @@ def iou_loss(
     *,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    r"""IoU loss of box i with box i.
+    r"""IoU loss of each predicted box and the target box at the same place.
 
     .. math::
         u = \max(\mathrm{IoU}, \mathrm{eps}) \qquad
         \ell = 1 - u \text{ (linear)}, \quad 1 - u^2 \text{ (square)}, \quad -\log u \text{ (log)}
 
-    Boxes that share no area (apart, touching, degenerate or inverted) have the loss of ``eps`` and
-    gradient 0: the IoU cannot tell them in which direction to move.
+    IoU is the area that both boxes share, divided by the area of their union. Boxes that share no
+    area (apart, touching, degenerate or inverted) have the loss of ``eps`` and gradient 0: the IoU
+    does not tell in which direction they should move.
 
     Args:
-        pred: Boxes ``[..., 4]`` as (x1, y1, x2, y2), any unit; half precision is computed in
-            float32, in which boxes of 30,000 pixels are exact enough and 256 are no overflow.
+        pred: Boxes ``[..., 4]`` as (x1, y1, x2, y2), in any unit. Half precision is computed in
+            float32.
         target: Boxes of the same shape.
         reducer: Maps the losses to the result, e.g. ``mean_loss`` or ``jnp.mean``.
         mode: ``"linear"``, ``"square"`` or ``"log"``.
-        eps: Lower bound of the IoU, so that the logarithm is finite.
-        where: True for real boxes ``[...]``, False for padding, which may hold anything, NaN
-            included, and changes neither the value nor the gradient.
+        eps: Lower limit of the IoU, which keeps the logarithm finite.
+        where: Mask of valid boxes, ``[...]``. Padding may contain anything, NaN included.
 
     Returns:
-        What ``reducer`` returns; by default one loss a box, ``[...]``.
+        What ``reducer`` returns; by default one loss per box, ``[...]``.
 
     Raises:
-        ValueError: If the shapes differ, the last axis is not 4, ``mode`` is unknown or ``where``
-            does not fit.
-        TypeError: If the boxes are not real, or ``where`` not boolean.
+        ValueError: If the shapes do not match, the last axis is not 4, or ``mode`` is unknown.
+        TypeError: If an input is not numeric, or ``where`` is not boolean.
 
     Example:
         >>> pred = jnp.array([[0.0, 0.0, 2.0, 2.0]])
@@ -63,32 +61,37 @@ def iou_loss(
         Yu et al., UnitBox: An Advanced Object Detection Network, ACM MM 2016 (log).
     """
     _check_mode("iou_loss", mode)
-    pred, target = jnp.asarray(pred), jnp.asarray(target)
-    _checks.check_same_shape("iou_loss", pred=pred, target=target)
-    _checks.check_boxes("iou_loss", pred=pred, target=target)
-    mask = None if where is None else jnp.asarray(where)
-    _checks.check_where("iou_loss", mask, pred.shape[:-1])
-    pred, target, mask = paired("iou_loss", pred, target, mask)
-    pred, target = _value_checks.expect_ordered_boxes("iou_loss", pred=pred, target=target)
+    pred, target, mask = read_boxes("iou_loss", pred, target, where)
 
-    iou = paired_iou(*to_float(pred, target))
+    iou = paired_iou(pred, target)
+    # An eps below the smallest float32 would round to 0. At eps itself the whole gradient passes,
+    # as in torch's clamp (jnp.maximum would halve it), and NaN stays NaN.
     eps = max(eps, float(jnp.finfo(iou.dtype).tiny))
-    # The whole gradient passes at eps itself, as in torch's clamp; NaN stays NaN.
     iou = jnp.where(iou < eps, eps, iou)
-    losses = {
-        "linear": lambda: 1 - iou,
-        "square": lambda: 1 - jnp.square(iou),
-        "log": lambda: -jnp.log(iou),
-    }
-    return reduce_loss(reducer, losses[mode](), mask)
+
+    match mode:
+        case "linear":
+            loss = 1 - iou
+        case "square":
+            loss = 1 - jnp.square(iou)
+        case "log":
+            loss = -jnp.log(iou)
+    return reduce_loss(reducer, loss, mask)
 
 
 def _check_mode(function: str, mode: str) -> None:
-    _checks.check_option(function, "mode", mode, ("linear", "square", "log"))
+    if mode not in ("linear", "square", "log"):
+        rule = "mode must be one of 'linear', 'square', 'log'"
+        fail(ValueError, function, rule, f"mode {mode!r}")
 
 
 class IoULoss(Loss):
     """:func:`iou_loss` as a module.
+
+    Args:
+        reducer: Maps the losses to the result, e.g. ``mean_loss`` or ``jnp.mean``.
+        mode: ``"linear"``, ``"square"`` or ``"log"``.
+        eps: Lower limit of the IoU, which keeps the logarithm finite.
 
     Example:
         >>> loss = IoULoss(mean_loss, mode="square")
@@ -111,6 +114,16 @@ class IoULoss(Loss):
         reducer: LossReducer | None = None,
         where: ArrayLike | None = None,
     ) -> jax.Array:
-        return iou_loss(
-            pred, target, self.choose(reducer), mode=self.mode, eps=self.eps, where=where
-        )
+        """Compute and reduce the losses.
+
+        Args:
+            pred: Boxes ``[..., 4]`` as (x1, y1, x2, y2).
+            target: Boxes of the same shape.
+            reducer: Used in this call instead of the module's own.
+            where: Mask of valid boxes, ``[...]``. Padding may contain anything, NaN included.
+
+        Returns:
+            What the reducer returns; by default one loss per box, ``[...]``.
+        """
+        reducer = self._reducer_for_call(reducer)
+        return iou_loss(pred, target, reducer, self.mode, self.eps, where=where)

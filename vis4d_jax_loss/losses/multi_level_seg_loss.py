@@ -1,13 +1,14 @@
-"""Segmentation cross-entropy at several levels of a network, each with its weight."""
+"""Segmentation cross-entropy at several levels of a network, each with a weight."""
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks
+from vis4d_jax_loss._checks import describe, fail
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses.seg_cross_entropy_loss import seg_cross_entropy_loss
 from vis4d_jax_loss.reducer import LossReducer, mean_loss
@@ -24,32 +25,35 @@ def multi_level_seg_loss(
     class_axis: int = -1,
     where: ArrayLike | None = None,
 ) -> dict[str, jax.Array]:
-    r"""Segmentation cross-entropy of chosen levels, as auxiliary heads are trained.
+    r"""Segmentation cross-entropy of chosen levels, to train auxiliary heads.
 
     .. math::
         L_k = w_k \, \underset{i < H,\, j < W}{\mathrm{red}} \Big(
         \log \sum_c e^{z^{(k)}_{ijc}} - z^{(k)}_{ij y_{ij}} \Big)
 
-    Each level is :func:`seg_cross_entropy_loss` times its weight.
+    with the logits :math:`z^{(k)}_{ijc}` of level k, the label :math:`y_{ij}` of the pixel in row i
+    and column j, the level's weight :math:`w_k`, and :math:`\mathrm{red}`, the reducer. Each level
+    is :func:`seg_cross_entropy_loss` times its weight.
 
     Args:
         outputs: Logits of the levels, each ``[..., H', W', C]``, such as ``[N, H', W', C]``, or
             ``[N, C, H', W']`` with ``class_axis=1``, and at least as large as ``target``.
         target: Labels ``[..., H, W]`` from 0 to C - 1, or ``ignore_index``.
-        reducer: Maps the losses of one level to the result.
-        feature_idx: Which levels take part; may count from the end.
-        weights: Weight of each of them; 1 by default.
-        ignore_index: Label whose loss is 0, with gradient 0.
+        reducer: Maps the losses of one level to the result, e.g. ``mean_loss`` or ``jnp.mean``.
+        feature_idx: Indices of the levels to use; negative ones count from the end.
+        weights: Weight of each of these levels; 1 by default.
+        ignore_index: Label whose loss and gradient are 0.
         class_axis: Axis of the classes in the outputs.
-        where: True for real images ``[N]`` or pixels ``[N, H, W]``; padding may hold anything.
+        where: Mask of valid images ``[N]`` or pixels ``[N, H, W]``. Padding may contain anything,
+            NaN included.
 
     Returns:
-        ``{"loss_seg_level{i}": ...}`` for each i of ``feature_idx``, in its order.
+        ``{"loss_seg_level{i}": ...}`` for each i of ``feature_idx``, in that order.
 
     Raises:
-        ValueError: If ``feature_idx`` repeats a level or names one that is not there, ``weights``
-            has another length, or shapes do not fit.
-        TypeError: If an input is not real, or ``where`` not boolean.
+        ValueError: If ``feature_idx`` repeats a level or names one that does not exist, ``weights``
+            has another length, or the shapes do not match.
+        TypeError: If an input is not numeric, or ``where`` is not boolean.
 
     Example:
         >>> outputs = [jnp.zeros((1, 4, 4, 2)), jnp.zeros((1, 4, 4, 4))]
@@ -60,21 +64,40 @@ def multi_level_seg_loss(
     """
     name = "multi_level_seg_loss"
     weights = (1.0,) * len(feature_idx) if weights is None else weights
-    _checks.check_one_weight_each(name, weights, feature_idx)
-    _checks.check_levels(name, feature_idx, len(outputs))
-    return {
-        f"loss_seg_level{index}": jnp.multiply(
-            weight,
-            seg_cross_entropy_loss(
-                outputs[index], target, reducer, ignore_index, class_axis=class_axis, where=where
-            ),
+    _check_weights(name, weights, feature_idx)
+    _check_levels(name, feature_idx, len(outputs))
+    losses = {}
+    for index, weight in zip(feature_idx, weights, strict=True):
+        loss = seg_cross_entropy_loss(
+            outputs[index], target, reducer, ignore_index, class_axis=class_axis, where=where
         )
-        for index, weight in zip(feature_idx, weights, strict=True)
-    }
+        losses[f"loss_seg_level{index}"] = jnp.multiply(weight, loss)
+    return losses
+
+
+def _check_weights(function: str, weights: Sequence[Any], feature_idx: Sequence[int]) -> None:
+    if len(weights) != len(feature_idx):
+        rule = "weights must hold one weight for each entry of feature_idx"
+        fail(ValueError, function, rule, describe(weights=weights, feature_idx=feature_idx))
+
+
+def _check_levels(function: str, feature_idx: Sequence[int], num_levels: int) -> None:
+    got = f"feature_idx {tuple(feature_idx)} and outputs of {num_levels} levels"
+    if len(set(feature_idx)) != len(feature_idx):
+        remedy = "A repeated level would overwrite its own key."
+        fail(ValueError, function, "feature_idx must not repeat a level", got, remedy)
+    if any(not -num_levels <= i < num_levels for i in feature_idx):
+        fail(ValueError, function, "feature_idx must name levels of outputs", got)
 
 
 class MultiLevelSegLoss(Loss):
     """:func:`multi_level_seg_loss` as a module.
+
+    Args:
+        reducer: Maps the losses of one level to the result, e.g. ``mean_loss`` or ``jnp.mean``.
+        feature_idx: Indices of the levels to use; negative ones count from the end.
+        weights: Weight of each of these levels; 1 by default.
+        class_axis: Axis of the classes in the outputs.
 
     Example:
         >>> loss = MultiLevelSegLoss(feature_idx=[1], weights=[0.5])
@@ -91,7 +114,7 @@ class MultiLevelSegLoss(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.weights is not None:
-            _checks.check_one_weight_each("MultiLevelSegLoss", self.weights, self.feature_idx)
+            _check_weights("MultiLevelSegLoss", self.weights, self.feature_idx)
 
     def __call__(
         self,
@@ -102,10 +125,24 @@ class MultiLevelSegLoss(Loss):
         reducer: LossReducer | None = None,
         where: ArrayLike | None = None,
     ) -> dict[str, jax.Array]:
+        """Compute the loss of each level.
+
+        Args:
+            outputs: Logits of the levels, each ``[..., H', W', C]``, at least as large as
+                ``target``.
+            target: Labels ``[..., H, W]`` from 0 to C - 1, or ``ignore_index``.
+            ignore_index: Label whose loss and gradient are 0.
+            reducer: Used in this call instead of the module's own.
+            where: Mask of valid images ``[N]`` or pixels ``[N, H, W]``. Padding may contain
+                anything, NaN included.
+
+        Returns:
+            ``{"loss_seg_level{i}": ...}`` for each i of ``feature_idx``.
+        """
         return multi_level_seg_loss(
             outputs,
             target,
-            self.choose(reducer),
+            self._reducer_for_call(reducer),
             self.feature_idx,
             self.weights,
             ignore_index,

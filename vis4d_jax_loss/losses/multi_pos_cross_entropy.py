@@ -1,4 +1,4 @@
-"""Multi-positive cross-entropy: a contrastive loss with any number of positives a row."""
+"""Multi-positive cross-entropy: a contrastive loss with any number of positives per row."""
 
 import dataclasses
 
@@ -6,16 +6,18 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks, _value_checks
-from vis4d_jax_loss._numerics import blank, to_float
-from vis4d_jax_loss._reduction import reduce_loss
+from vis4d_jax_loss import _value_checks
+from vis4d_jax_loss._checks import check_rank
+from vis4d_jax_loss._numerics import fill_masked, to_float
 from vis4d_jax_loss.base import Loss
-from vis4d_jax_loss.pairs import pair_masks
+from vis4d_jax_loss.losses._inputs import read_pairs
+from vis4d_jax_loss.losses._pairs import pair_masks
 from vis4d_jax_loss.reducer import (
     AxisName,
     LossReducer,
     SumWeightedLoss,
     identity_loss,
+    reduce_loss,
 )
 
 
@@ -26,29 +28,33 @@ def multi_pos_cross_entropy(
     *,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    r"""Push the similarities of a row's negatives below those of its positives.
+    r"""Push the similarities of the negatives in a row below those of its positives.
 
     .. math::
         \ell = \log \Bigl( 1 + \sum_{n} \sum_{p} e^{s_n - s_p} \Bigr)
         = \mathrm{softplus} \bigl( \mathrm{LSE}_n(s_n) + \mathrm{LSE}_p(-s_p) \bigr)
 
-    The right-hand form needs memory in proportion to N x M, where the double sum is often written
-    out over N x M x M, and keeps its precision where that one rounds to 0.
+    with the similarities :math:`s_p` of the positives and :math:`s_n` of the negatives in the row,
+    and :math:`\mathrm{LSE}`, the logarithm of a sum of exponentials. The right-hand form is
+    computed: its memory grows with N x M, whereas the double sum expands to N x M x M numbers, and
+    it keeps the digits of small losses.
 
     Args:
-        pred: Similarities ``[N, M]``; half precision is computed in float32.
-        target: ``[N, M]``: 1 for the same object, 0 for a different one, -1 for a pair that takes
-            no part. Any other value makes its row's loss NaN, and is reported under ``checkify``.
-        reducer: Maps the row losses to the result. A row without a single valid pair is not
-            counted; one without positives, or without negatives, has loss 0 and is.
-        where: True for real rows ``[N]`` or pairs ``[N, M]``; padding may hold anything.
+        pred: Similarities ``[N, M]``. Half precision is computed in float32.
+        target: ``[N, M]``: 1 for the same object, 0 for a different one, -1 for a pair that is
+            ignored. Any other value makes its row's loss NaN, and is reported under ``checkify``.
+        reducer: Maps the losses to the result, e.g. ``mean_loss`` or ``jnp.mean``. A row without
+            any valid pair is not counted. A row without positives or without negatives is counted,
+            and its loss is 0.
+        where: Mask of valid rows ``[N]`` or pairs ``[N, M]``. Padding may contain anything, NaN
+            included.
 
     Returns:
-        What ``reducer`` returns; by default one loss a row, ``[N]``.
+        What ``reducer`` returns; by default one loss per row, ``[N]``.
 
     Raises:
-        ValueError: If the shapes differ or are not ``[N, M]``, or ``where`` does not fit.
-        TypeError: If an input is not real, or ``where`` not boolean.
+        ValueError: If the shapes do not match or are not ``[N, M]``.
+        TypeError: If an input is not numeric, or ``where`` is not boolean.
 
     Example:
         >>> pred = jnp.log(jnp.array([[3.0, 1.0, 2.0]]))
@@ -58,38 +64,37 @@ def multi_pos_cross_entropy(
 
     References:
         Pang et al., Quasi-Dense Similarity Learning for Multiple Object Tracking, CVPR 2021, eq. 5;
-        the form by log-sum-exp: Sun et al., Circle Loss, CVPR 2020, eq. 1.
+        the form with two log-sum-exps: Sun et al., Circle Loss, CVPR 2020, eq. 1.
     """
     name = "multi_pos_cross_entropy"
-    pred, target = jnp.asarray(pred), jnp.asarray(target)
-    mask = None if where is None else jnp.asarray(where)
-    _checks.check_real(name, pred=pred)
-    _checks.check_labels(name, target)
-    _checks.check_same_shape(name, pred=pred, target=target)
-    _checks.check_rank(name, "[N, M]", pred=pred)
-    _checks.check_where(name, mask, pred.shape)
+    pred, target, mask = read_pairs(name, pred, target, where)
+    check_rank(name, "[N, M]", pred=pred)
 
+    # Replace the similarities of pairs that take no part.
     pairs = pair_masks(name, target, mask)
     valid = pairs.positive | pairs.negative
-    (pred,) = to_float(blank(pred, valid))
-    pred = _value_checks.expect_finite(name, pred=pred)
+    pred = to_float(fill_masked(pred, valid))
+    pred = _value_checks.expect_finite(name, "pred", pred)
+
     negatives = jax.nn.logsumexp(pred, axis=-1, where=pairs.negative)
     positives = jax.nn.logsumexp(-pred, axis=-1, where=pairs.positive)
     loss = jax.nn.softplus(negatives + positives)
+
+    # A target without a meaning gives NaN, never a plausible number.
     loss = jnp.where(jnp.any(pairs.unknown, axis=-1), jnp.nan, loss)
-    # Rows without a pair are not counted, by a reducer that can leave some out.
+
+    # Rows without a valid pair are not counted, if the reducer can leave rows out.
     counted = jnp.any(valid | pairs.unknown, axis=-1)
     return reduce_loss(reducer, loss, counted, optional=mask is None)
 
 
 class MultiPosCrossEntropyLoss(Loss):
-    """:func:`multi_pos_cross_entropy` as a module: the weighted sum over rows, divided by a factor.
-
-    Its ``reducer`` sees that one number.
+    """:func:`multi_pos_cross_entropy` as a module: a weighted sum over rows, divided by a factor.
 
     Args:
-        axis_name: Mesh axis (or axes) of a ``shard_map`` over which the rows are sharded; weighted
-            losses and ``avg_factor`` are then added over it before dividing.
+        reducer: Applied to the scalar loss.
+        axis_name: Mesh axis (or axes) of a ``shard_map`` over which the rows are sharded. Weighted
+            losses and ``avg_factor`` are added over it before dividing.
 
     Example:
         >>> pred = jnp.log(jnp.array([[3.0, 1.0, 2.0], [1.0, 1.0, 1.0]]))
@@ -110,6 +115,21 @@ class MultiPosCrossEntropyLoss(Loss):
         reducer: LossReducer | None = None,
         where: ArrayLike | None = None,
     ) -> jax.Array:
+        """Compute the loss of each row, and the weighted sum divided by ``avg_factor``.
+
+        Args:
+            pred: Similarities ``[N, M]``.
+            target: ``[N, M]``: 1 for the same object, 0 for a different one, -1 for ignored.
+            weight: Weight of each row, ``[N]``.
+            avg_factor: Scalar divisor, usually the sum of the weights. Where it is 0, the loss and
+                its gradient are 0.
+            reducer: Used in this call instead of the module's own.
+            where: Mask of valid rows ``[N]`` or pairs ``[N, M]``. Padding may contain anything, NaN
+                included.
+
+        Returns:
+            What the reducer returns for the scalar loss.
+        """
         weighted = SumWeightedLoss(weight, avg_factor, axis_name=self.axis_name)
         loss = multi_pos_cross_entropy(pred, target, weighted, where=where)
-        return reduce_loss(self.choose(reducer), loss)
+        return reduce_loss(self._reducer_for_call(reducer), loss)

@@ -2,16 +2,17 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks, _value_checks
-from vis4d_jax_loss._numerics import blank, safe_divide, to_float
-from vis4d_jax_loss._reduction import reduce_loss
+from vis4d_jax_loss import _value_checks
+from vis4d_jax_loss._checks import check_mask, check_numeric, check_rank, fail
+from vis4d_jax_loss._numerics import fill_masked, safe_divide, to_float
 from vis4d_jax_loss.base import Loss
-from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss, mean_loss
+from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss, mean_loss, reduce_loss
 
 
 def orthogonal_transform_regularization_loss(
@@ -25,25 +26,26 @@ def orthogonal_transform_regularization_loss(
 
     .. math:: \ell = \sum_i \frac{1}{N_i} \sum_n \lVert X_{in} X_{in}^\top - I \rVert_F
 
-    The gradient at an exactly orthogonal transform, such as the identity with which a T-Net
-    starts, is 0. The norm is not squared, unlike in the paper, so that close to it the gradient
-    has the length 2 in the direction of rounding errors.
+    with transform :math:`X_{in}`, number n of the :math:`N_i` in array i, and the identity
+    :math:`I`. At an exactly orthogonal transform the gradient is 0; T-Nets start there, at the
+    identity. The norm is not squared, unlike in the paper. Close to an orthogonal transform the
+    gradient therefore has length 2, in a direction that rounding errors decide.
 
     Args:
-        transforms: List of arrays ``[N_i, r_i, c_i]``; the products are taken in full float32,
-            of half precision too.
-        reducer: Sees the one number that this loss is.
-        where: True for real transforms ``[N]``, of every array in the list; padding may hold
-            anything.
-        axis_name: Mesh axis (or axes) of a ``shard_map`` over which the batch is sharded; sums and
-            counts are then added over it before dividing.
+        transforms: List of arrays ``[N_i, r_i, c_i]``. Half precision is computed in float32.
+        reducer: Applied to the scalar loss.
+        where: Mask of valid transforms ``[N]``, the same for each array of the list. Padding may
+            contain anything, NaN included.
+        axis_name: Mesh axis (or axes) of a ``shard_map`` over which the batch is sharded. Sums and
+            counts are added over it before dividing.
 
     Returns:
-        What ``reducer`` makes of the scalar loss; 0 for an empty list or an empty batch.
+        What ``reducer`` returns for the scalar loss, which is 0 for an empty list or batch.
 
     Raises:
         ValueError: If an array is not ``[N, r, c]``, or ``where`` does not fit.
-        TypeError: If ``transforms`` is no list, an array not real, or ``where`` not boolean.
+        TypeError: If ``transforms`` is not a list or tuple, an array is not numeric, or ``where``
+            is not boolean.
 
     Example:
         >>> print(orthogonal_transform_regularization_loss([2 * jnp.eye(4)[None]]))
@@ -53,43 +55,55 @@ def orthogonal_transform_regularization_loss(
         Qi et al., PointNet, CVPR 2017, eq. 2.
     """
     name = "orthogonal_transform_regularization_loss"
-    _checks.check_transforms(name, transforms)
-    mask = None if where is None else jnp.asarray(where)
+    _check_list(name, transforms)
     total = jnp.zeros((), jnp.float32)
     for transform in transforms:
         transform = jnp.asarray(transform)
-        _checks.check_real(name, transform=transform)
-        _checks.check_rank(name, "[N, r, c]", transform=transform)
-        _checks.check_where(name, mask, transform.shape[:1])
-        (x,) = to_float(blank(transform, mask))
-        x = _value_checks.expect_finite(name, transform=x)
-        total += mean_loss(_distances(x), where=mask, axis_name=axis_name)
+        check_numeric(name, transform=transform)
+        check_rank(name, "[N, r, c]", transform=transform)
+        mask = check_mask(name, where, transform.shape[:1])
+        transform = to_float(fill_masked(transform, mask))
+        transform = _value_checks.expect_finite(name, "transform", transform)
+        total += mean_loss(_distances(transform), where=mask, axis_name=axis_name)
     return reduce_loss(reducer, total)
 
 
 @jax.custom_jvp
 def _distances(x: jax.Array) -> jax.Array:
+    """Distance of each transform from an orthogonal one."""
     return jnp.linalg.norm(_excess(x), axis=(1, 2))
 
 
-# The excess is symmetric: its gradient needs one product of matrices, where JAX would take two.
 @_distances.defjvp
-def _(primals, tangents):
+def _distances_jvp(primals, tangents):
+    # The excess is symmetric, so the gradient needs one product of matrices; JAX would take two.
+    # Where the norm is 0 it has no gradient: safe_divide makes it 0, as torch does.
     (x,), (change,) = primals, tangents
     norms = _distances(x)
-    # 0 at an orthogonal transform, where the norm has no gradient.
     direction = _excess(x) * safe_divide(2.0, norms)[:, None, None]
-    slope = jnp.matmul(direction, x, precision="highest")
-    return norms, jnp.sum(slope * change, axis=(1, 2))
+    gradient = jnp.matmul(direction, x, precision="highest")
+    return norms, jnp.sum(gradient * change, axis=(1, 2))
 
 
 def _excess(x: jax.Array) -> jax.Array:
-    """What each transform's product with its transpose has beyond the identity."""
+    """Each transform times its transpose, minus the identity."""
     return jnp.matmul(x, x.mT, precision="highest") - jnp.eye(x.shape[1], dtype=x.dtype)[None]
+
+
+def _check_list(function: str, transforms: Any) -> None:
+    if not isinstance(transforms, list | tuple):
+        rule = "transforms must be a list of arrays [N, r, c]"
+        remedy = "Put a single array into a list."
+        fail(TypeError, function, rule, f"transforms {type(transforms).__name__}", remedy)
 
 
 class OrthogonalTransformRegularizationLoss(Loss):
     """:func:`orthogonal_transform_regularization_loss` as a module.
+
+    Args:
+        reducer: Applied to the scalar loss.
+        axis_name: Mesh axis (or axes) of a ``shard_map`` over which the batch is sharded. Sums and
+            counts are added over it before dividing.
 
     Example:
         >>> print(OrthogonalTransformRegularizationLoss()([2 * jnp.eye(4)[None]]))
@@ -105,6 +119,16 @@ class OrthogonalTransformRegularizationLoss(Loss):
         reducer: LossReducer | None = None,
         where: ArrayLike | None = None,
     ) -> jax.Array:
+        """Compute the loss of a list of transforms.
+
+        Args:
+            transforms: List of arrays ``[N_i, r_i, c_i]``.
+            reducer: Used in this call instead of the module's own.
+            where: Mask of valid transforms ``[N]``. Padding may contain anything, NaN included.
+
+        Returns:
+            What the reducer returns for the scalar loss.
+        """
         return orthogonal_transform_regularization_loss(
-            transforms, self.choose(reducer), where=where, axis_name=self.axis_name
+            transforms, self._reducer_for_call(reducer), where=where, axis_name=self.axis_name
         )

@@ -1,4 +1,4 @@
-"""Rotation loss: overlapping angle bins and a residual angle in each."""
+"""Rotation loss: overlapping angle bins, and a residual angle in each."""
 
 import dataclasses
 
@@ -6,9 +6,18 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks, _value_checks
-from vis4d_jax_loss._numerics import blank, cover, sine_and_cosine, to_float
+from vis4d_jax_loss import _value_checks
+from vis4d_jax_loss._checks import (
+    check_label_dtype,
+    check_mask,
+    check_numeric,
+    check_positive,
+    fail,
+    shapes_of,
+)
+from vis4d_jax_loss._numerics import expand_mask, fill_masked, to_common_float
 from vis4d_jax_loss.base import Loss
+from vis4d_jax_loss.losses._sine_cosine import sine_and_cosine
 from vis4d_jax_loss.losses.common import smooth_l1_loss
 from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss, mean_loss
 
@@ -23,34 +32,39 @@ def rotation_loss(
     where: ArrayLike | None = None,
     axis_name: AxisName | None = None,
 ) -> jax.Array:
-    r"""Rotation as overlapping angle bins: which are active, and the residual angle in each.
+    r"""Rotation as overlapping angle bins: which bins are active, and the residual angle in each.
 
     .. math::
-        \sum_i \overline{\mathrm{BCE}}(p_i, b_i) + \sum_i \mathrm{red}_{\,b_i = 1}\,
-        \mathrm{SL1}(s_i - \sin r_i) + \mathrm{red}_{\,b_i = 1}\, \mathrm{SL1}(c_i - \cos r_i)
+        \ell = \sum_i \Bigl( \overline{\mathrm{BCE}}(p_i, b_i)
+        + \underset{b_i = 1}{\mathrm{red}}\; \mathrm{SL1}(s_i - \sin r_i)
+        + \underset{b_i = 1}{\mathrm{red}}\; \mathrm{SL1}(c_i - \cos r_i) \Bigr)
 
-    with the mean of the cross-entropy over the rows, whatever the reducer, and the residuals of a
-    bin reduced over its active rows (target exactly 1); a bin without any adds 0. If ``reducer``
-    keeps the rows, as ``identity_loss`` does, the result is each row's own cross-entropy, summed
-    over the bins, plus its reduced residuals.
+    For bin i, :math:`p_i` is the predicted logit, :math:`b_i` the target (1 if the bin is active),
+    :math:`s_i` and :math:`c_i` are the predicted sine and cosine, and :math:`r_i` is the target
+    residual angle. BCE is the binary cross-entropy, averaged over the rows for every reducer. SL1
+    is smooth L1. The operator red is the reducer over the rows in which the bin is active; it is 0
+    if there are none. If the reducer keeps the rows, as ``identity_loss`` does, the result is one
+    loss per row: its cross-entropy, summed over bins, plus its residual losses.
 
     Args:
-        pred: ``[B, >= 3 n]`` for n bins: n logits, then (sin, cos) for each bin.
-        target_bin: ``[B, n]``, from 0 to 1; any dtype, boolean too.
+        pred: ``[B, >= 3 n]`` for n bins: n logits, then (sin, cos) for each bin. Half precision is
+            computed in float32.
+        target_bin: ``[B, n]``, from 0 to 1, of any numeric dtype or boolean.
         target_res: ``[B, >= n]``, residual angles in radians.
-        num_bins: n, at least 1.
-        reducer: Maps a bin's residual losses to the result; must take ``where``, as ``mean_loss``,
-            ``sum_loss`` and ``jnp.mean`` do, since most rows are not active.
-        where: True for real rows ``[B]``; padding may hold anything.
-        axis_name: Mesh axis (or axes) of a ``shard_map`` for the mean of the cross-entropy; give
-            the reducer its own with ``OverAxis``.
+        num_bins: Number n of bins, at least 1.
+        reducer: Maps the residual losses of a bin to the result. It must accept ``where``, as
+            ``mean_loss``, ``sum_loss`` and ``jnp.mean`` do, since most rows are not active.
+        where: Mask of valid rows, ``[B]``. Padding may contain anything, NaN included.
+        axis_name: Mesh axis (or axes) of a ``shard_map`` for the mean of the cross-entropy. Use
+            ``OverAxis`` for the reducer.
 
     Returns:
-        A scalar for a reducer that makes one, or one loss a row ``[B]``.
+        A scalar, or one loss per row ``[B]`` if the reducer keeps the rows.
 
     Raises:
-        ValueError: If the shapes do not fit ``num_bins`` or one another, or ``where`` the rows.
-        TypeError: If an input is not real, ``where`` not boolean, or ``reducer`` takes no mask.
+        ValueError: If the shapes do not fit ``num_bins`` or one another.
+        TypeError: If an input is not numeric, ``where`` is not boolean, or ``reducer`` does not
+            accept ``where``.
 
     Example:
         >>> pred = jnp.array([[0.0, 0.5, 1.0]])  # logit, sin, cos
@@ -65,45 +79,70 @@ def rotation_loss(
     name = "rotation_loss"
     pred, target_res = jnp.asarray(pred), jnp.asarray(target_res)
     target_bin = jnp.asarray(target_bin)
-    _checks.check_positive(name, num_bins=num_bins)
-    _checks.check_real(name, pred=pred, target_res=target_res)
-    _checks.check_labels(name, target_bin)
-    _checks.check_rotation(name, pred, target_bin, target_res, num_bins)
-    mask = None if where is None else jnp.asarray(where)
-    _checks.check_where(name, mask, pred.shape[:1])
+    check_positive(name, num_bins=num_bins)
+    check_numeric(name, pred=pred, target_res=target_res)
+    check_label_dtype(name, target_bin=target_bin)
+    _check_columns(name, num_bins, pred=pred, target_bin=target_bin, target_res=target_res)
+    mask = check_mask(name, where, pred.shape[:1])
 
-    pred, target_res = to_float(pred[:, : 3 * num_bins], target_res[:, :num_bins])
-    pred, target_bin = blank(pred, mask), blank(target_bin.astype(pred.dtype), mask)
+    # Replace padding. Only active bins have a residual, so other angles are padding as well.
+    pred, target_res = to_common_float(pred[:, : 3 * num_bins], target_res[:, :num_bins])
+    pred = fill_masked(pred, mask)
+    target_bin = fill_masked(target_bin.astype(pred.dtype), mask)
+    active = target_bin == 1
+    if mask is not None:
+        active &= expand_mask(mask, active.shape)
+    angles = fill_masked(target_res, active)
+
+    # Which bins are active: one binary cross-entropy per row.
     logits, values = jnp.split(pred, [num_bins], axis=-1)
-    logits = _value_checks.expect_finite(name, pred=logits)
+    logits = _value_checks.expect_finite(name, "pred", logits)
     bins = jnp.sum(_binary_cross_entropy(logits, target_bin), axis=-1)
 
-    active = target_bin == 1 if mask is None else (target_bin == 1) & cover(mask, target_bin.shape)
-    angles = blank(target_res, active)
+    # The residuals: each bin's sine and cosine are reduced over the bin's active rows.
     goals = jnp.stack(sine_and_cosine(angles), axis=-1)
+    values = values.reshape(goals.shape)
 
-    def residual(value: jax.Array, goal: jax.Array, active: jax.Array) -> jax.Array:
+    def residual_loss(value: jax.Array, goal: jax.Array, active: jax.Array) -> jax.Array:
         return smooth_l1_loss(value, goal, reducer, where=active)
 
-    # Sine and cosine share their bin's mask, whose rows are counted once.
-    of_bin = jax.vmap(residual, in_axes=(1, 1, None), out_axes=-1)
-    each_bin = jax.vmap(of_bin, in_axes=1, out_axes=-1)
-    residuals = jnp.sum(each_bin(values.reshape(goals.shape), goals, active), axis=(-2, -1))
+    # Sine and cosine share the mask, so that the active rows of a bin are counted once.
+    over_sine_and_cosine = jax.vmap(residual_loss, in_axes=(1, 1, None), out_axes=-1)
+    over_bins = jax.vmap(over_sine_and_cosine, in_axes=1, out_axes=-1)
+    residuals = jnp.sum(over_bins(values, goals, active), axis=(-2, -1))
+
     keeps_rows = residuals.shape == bins.shape
-    bins = blank(bins, mask) if keeps_rows else mean_loss(bins, where=mask, axis_name=axis_name)
-    return bins + residuals
+    if keeps_rows:
+        return fill_masked(bins, mask) + residuals
+    return mean_loss(bins, where=mask, axis_name=axis_name) + residuals
 
 
-# optax.sigmoid_binary_cross_entropy takes twice the exponentials, and twice the time on a CPU.
+def _check_columns(function: str, num_bins: int, **arrays: jax.Array) -> None:
+    shapes = [x.shape for x in arrays.values()]
+    rows = {shape[0] for shape in shapes if len(shape) == 2}
+    columns = [shape[-1] for shape in shapes if len(shape) == 2]
+    if len(columns) == 3 and len(rows) == 1:
+        pred, target_bin, target_res = columns
+        if pred >= 3 * num_bins and target_bin == num_bins and target_res >= num_bins:
+            return
+    rule = (
+        f"for num_bins={num_bins}, pred must be [B, >= {3 * num_bins}], "
+        f"target_bin [B, {num_bins}] and target_res [B, >= {num_bins}]"
+    )
+    remedy = "Columns of pred are num_bins logits, then (sin, cos) for each bin."
+    fail(ValueError, function, rule, shapes_of(**arrays), remedy)
+
+
+# This form needs one exponential; optax.sigmoid_binary_cross_entropy computes two.
 @jax.custom_jvp
 def _binary_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
-    # Not softplus(x) - x t: here the large parts of x and x t cancel exactly.
+    # Not softplus(x) - x t: in this form the large parts of x and x t cancel exactly.
     rest = jnp.log1p(jnp.exp(-jnp.abs(logits)))
     return jnp.maximum(logits, 0) - logits * target + rest
 
 
 @_binary_cross_entropy.defjvp
-def _(primals, tangents):
+def _binary_cross_entropy_jvp(primals, tangents):
     (logits, target), (d_logits, d_target) = primals, tangents
     slope = jax.nn.sigmoid(logits) - target
     return _binary_cross_entropy(logits, target), slope * d_logits - logits * d_target
@@ -111,6 +150,11 @@ def _(primals, tangents):
 
 class RotationLoss(Loss):
     """:func:`rotation_loss` as a module.
+
+    Args:
+        reducer: Maps the residual losses of a bin to the result; must accept ``where``.
+        num_bins: Number of bins, at least 1.
+        axis_name: Mesh axis (or axes) of a ``shard_map`` for the mean of the cross-entropy.
 
     Example:
         >>> loss = RotationLoss(mean_loss, num_bins=1)
@@ -130,12 +174,24 @@ class RotationLoss(Loss):
         reducer: LossReducer | None = None,
         where: ArrayLike | None = None,
     ) -> jax.Array:
+        """Compute and reduce the losses.
+
+        Args:
+            pred: ``[B, >= 3 n]`` for n bins: n logits, then (sin, cos) for each bin.
+            target_bin: ``[B, n]``, from 0 to 1.
+            target_res: ``[B, >= n]``, residual angles in radians.
+            reducer: Used in this call instead of the module's own.
+            where: Mask of valid rows, ``[B]``. Padding may contain anything, NaN included.
+
+        Returns:
+            A scalar, or one loss per row ``[B]`` if the reducer keeps the rows.
+        """
         return rotation_loss(
             pred,
             target_bin,
             target_res,
             self.num_bins,
-            self.choose(reducer),
+            self._reducer_for_call(reducer),
             where=where,
             axis_name=self.axis_name,
         )

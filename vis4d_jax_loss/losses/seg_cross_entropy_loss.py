@@ -1,4 +1,4 @@
-"""Segmentation cross-entropy: logits that may be larger than the labels."""
+"""Segmentation cross-entropy, for logits that may be larger than the labels."""
 
 import dataclasses
 
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss import _checks
 from vis4d_jax_loss.base import Loss
+from vis4d_jax_loss.losses._inputs import check_logits
 from vis4d_jax_loss.losses.cross_entropy import cross_entropy
 from vis4d_jax_loss.reducer import LossReducer, mean_loss
 
@@ -22,30 +22,33 @@ def seg_cross_entropy_loss(
     class_axis: int = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    r"""Cross-entropy of each pixel, logits being cut to the size of the labels at the top left.
+    r"""Cross-entropy of each pixel; larger logits are cut to the size of the labels.
 
     .. math:: \ell_{ij} = \log \sum_c e^{z_{ijc}} - z_{ij y_{ij}}, \qquad i < H,\ j < W
 
-    A network pads its images at the right and the bottom; what it says of that margin takes no
-    part.
+    with the logits :math:`z_{ijc}` of the pixel in row i and column j, and its label
+    :math:`y_{ij}`. Networks pad their images at the right and the bottom. The logits of that margin
+    are ignored.
 
     Args:
         output: Logits ``[..., H', W', C]``, such as ``[N, H', W', C]``, or ``[N, C, H', W']`` with
-            ``class_axis=1``, where ``H' >= H`` and ``W' >= W``.
-        target: Labels ``[..., H, W]`` from 0 to C - 1, or ``ignore_index``; any other label makes
-            the loss NaN.
+            ``class_axis=1``, where ``H' >= H`` and ``W' >= W``. Half precision is computed in
+            float32.
+        target: Labels ``[..., H, W]`` from 0 to C - 1, or ``ignore_index``. Any other label makes
+            the loss NaN, and is reported under ``checkify``.
         reducer: Maps the losses to the result. ``mean_loss`` divides by all pixels; with
             ``where=target != ignore_index`` it divides by the valid ones.
-        ignore_index: Label whose loss is 0, with gradient 0.
+        ignore_index: Label whose loss and gradient are 0.
         class_axis: Axis of the classes in ``output``.
-        where: True for real images ``[N]`` or pixels ``[N, H, W]``; padding may hold anything.
+        where: Mask of valid images ``[N]`` or pixels ``[N, H, W]``. Padding may contain anything,
+            NaN included.
 
     Returns:
         What ``reducer`` returns; by default a scalar.
 
     Raises:
-        ValueError: If ``output`` is smaller than ``target``, or shapes do not fit otherwise.
-        TypeError: If an input is not real, or ``where`` not boolean.
+        ValueError: If ``output`` is smaller than ``target``, or the shapes do not match otherwise.
+        TypeError: If an input is not numeric, or ``where`` is not boolean.
 
     Example:
         >>> logits = jnp.zeros((1, 4, 4, 2))  # 4 x 4 pixels, the last row and column are margin
@@ -53,10 +56,13 @@ def seg_cross_entropy_loss(
         1.0
     """
     output, target = jnp.asarray(output), jnp.asarray(target)
-    _checks.check_logits("seg_cross_entropy_loss", output, target, class_axis, crop=True)
+    check_logits("seg_cross_entropy_loss", output, target, class_axis, crop=True)
+
+    # Cut the margin off.
     size = list(target.shape)
     size.insert(class_axis % output.ndim, output.shape[class_axis])
     output = lax.slice(output, [0] * output.ndim, size)
+
     return cross_entropy(
         output,
         target,
@@ -69,7 +75,12 @@ def seg_cross_entropy_loss(
 
 
 class SegCrossEntropyLoss(Loss):
-    """:func:`seg_cross_entropy_loss` as a module, under the key ``"loss_seg"``.
+    """:func:`seg_cross_entropy_loss` as a module that returns ``{"loss_seg": ...}``.
+
+    Args:
+        reducer: Maps the losses to the result, e.g. ``mean_loss`` or ``jnp.mean``.
+        class_axis: Axis of the classes in ``output``: -1 for ``[N, H, W, C]``, 1 for
+            ``[N, C, H, W]``.
 
     Example:
         >>> losses = SegCrossEntropyLoss()(jnp.zeros((1, 4, 4, 2)), jnp.ones((1, 3, 3)))
@@ -89,10 +100,23 @@ class SegCrossEntropyLoss(Loss):
         reducer: LossReducer | None = None,
         where: ArrayLike | None = None,
     ) -> dict[str, jax.Array]:
+        """Compute and reduce the losses.
+
+        Args:
+            output: Logits ``[..., H', W', C]``, at least as large as ``target``.
+            target: Labels ``[..., H, W]`` from 0 to C - 1, or ``ignore_index``.
+            ignore_index: Label whose loss and gradient are 0.
+            reducer: Used in this call instead of the module's own.
+            where: Mask of valid images ``[N]`` or pixels ``[N, H, W]``. Padding may contain
+                anything, NaN included.
+
+        Returns:
+            ``{"loss_seg": ...}`` with what the reducer returns; by default a scalar.
+        """
         loss = seg_cross_entropy_loss(
             output,
             target,
-            self.choose(reducer),
+            self._reducer_for_call(reducer),
             ignore_index,
             class_axis=self.class_axis,
             where=where,

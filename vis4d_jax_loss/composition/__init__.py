@@ -1,0 +1,1 @@
+"""Many losses as one objective, with names, weights, schedules and metrics."""

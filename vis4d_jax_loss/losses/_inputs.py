@@ -1,0 +1,95 @@
+"""What losses do first: convert inputs to arrays, check them, replace padding.
+
+There is one function per family of losses.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from vis4d_jax_loss import _value_checks
+from vis4d_jax_loss._checks import (
+    check_label_dtype,
+    check_mask,
+    check_numeric,
+    check_same_shape,
+    fail,
+    holds,
+    shapes_of,
+)
+from vis4d_jax_loss._numerics import fill_masked, to_common_float
+
+
+def read_elements(
+    function: str, pred: ArrayLike, target: ArrayLike, where: ArrayLike | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Predictions, targets of the same shape and a mask; padding is replaced by 0."""
+    pred, target = jnp.asarray(pred), jnp.asarray(target)
+    check_numeric(function, pred=pred, target=target)
+    check_same_shape(function, pred=pred, target=target)
+    mask = check_mask(function, where, pred.shape)
+    pred, target = fill_masked(pred, mask), fill_masked(target, mask)
+    return _value_checks.expect_finite(function, "pred", pred), target, mask
+
+
+def read_boxes(
+    function: str, pred: ArrayLike, target: ArrayLike, where: ArrayLike | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Predicted and target boxes in float32 and a mask of boxes; padding is replaced by 0."""
+    pred, target = jnp.asarray(pred), jnp.asarray(target)
+    check_numeric(function, pred=pred, target=target)
+    check_same_shape(function, pred=pred, target=target)
+    if not holds(chex.assert_shape, pred, (..., 4)):
+        rule = "pred and target must hold boxes (x1, y1, x2, y2) on the last axis"
+        got = shapes_of(pred=pred, target=target)
+        fail(ValueError, function, rule, got, "Expected a shape of [..., 4].")
+    mask = check_mask(function, where, pred.shape[:-1])
+    pred, target = fill_masked(pred, mask), fill_masked(target, mask)
+    pred = _value_checks.expect_finite(function, "pred", pred)
+    pred = _value_checks.expect_ordered_boxes(function, "pred", pred)
+    target = _value_checks.expect_ordered_boxes(function, "target", target)
+    pred, target = to_common_float(pred, target)
+    return pred, target, mask
+
+
+def read_pairs(
+    function: str, pred: ArrayLike, target: ArrayLike, where: ArrayLike | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Similarities, pair targets and a mask. The loss replaces all pairs that take no part."""
+    pred, target = jnp.asarray(pred), jnp.asarray(target)
+    check_numeric(function, pred=pred)
+    check_label_dtype(function, target=target)
+    check_same_shape(function, pred=pred, target=target)
+    return pred, target, check_mask(function, where, pred.shape)
+
+
+def check_logits(
+    function: str, output: jax.Array, target: jax.Array, class_axis: int, *, crop: bool = False
+) -> None:
+    """Check logits against labels: without the class axis their shapes are equal.
+
+    With ``crop``, the logits may have more rows and columns than the labels.
+    """
+    check_numeric(function, output=output)
+    check_label_dtype(function, target=target)
+    rule = "output without its class axis must have the shape of target"
+    remedy = (
+        f"Logits have one axis more than labels: the classes, here class_axis={class_axis}; "
+        "use class_axis=1 for the layout [N, C, H, W]."
+    )
+    if crop:
+        rule = "output without its class axis must be at least as large as target [..., H, W]"
+        remedy += " Enlarge smaller logits first, with jax.image.resize."
+    if not _logits_fit(output, target, class_axis, crop):
+        fail(ValueError, function, rule, shapes_of(output=output, target=target), remedy)
+
+
+def _logits_fit(output: jax.Array, target: jax.Array, class_axis: int, crop: bool) -> bool:
+    if output.ndim != target.ndim + 1 or not -output.ndim <= class_axis < output.ndim:
+        return False
+    shape = tuple(n for i, n in enumerate(output.shape) if i != class_axis % output.ndim)
+    if not crop:
+        return shape == target.shape
+    enough = all(n >= m for n, m in zip(shape[-2:], target.shape[-2:], strict=True))
+    return target.ndim >= 2 and shape[:-2] == target.shape[:-2] and enough

@@ -1,0 +1,55 @@
+"""What a target says about a pair of embeddings, and how many negative pairs are kept."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vis4d_jax_loss import _value_checks
+from vis4d_jax_loss._numerics import enable_x64, expand_mask
+
+_INT32_MAX = 2**31 - 1
+
+
+class Pairs(NamedTuple):
+    """Masks of the pairs that take part; all other pairs are ignored."""
+
+    positive: jax.Array
+    negative: jax.Array
+    unknown: jax.Array  # neither 1, 0 nor -1: a mistake, for which the loss is NaN
+
+
+def pair_masks(function: str, target: jax.Array, where: jax.Array | None) -> Pairs:
+    """Read pair targets: 1 means the same object, 0 a different one, -1 ignored."""
+    if not jnp.issubdtype(target.dtype, jnp.floating):
+        target = target.astype(jnp.int32)  # -1 does not exist in unsigned integers
+    positive, negative = target == 1, target == 0
+    unknown = ~(positive | negative | (target == -1))
+    if where is not None:
+        where = expand_mask(where, target.shape)
+        positive, negative, unknown = positive & where, negative & where, unknown & where
+    positive = _value_checks.expect_pair_targets(function, positive, unknown)
+    return Pairs(positive, negative, unknown)
+
+
+def negatives_to_keep(num_pos: jax.Array, num_neg: jax.Array, neg_pos_ub: float) -> jax.Array:
+    """How many negatives take part, equal to Python's arithmetic.
+
+    With ``p = max(1, num_pos)``: ``int(p * neg_pos_ub)`` if ``num_neg / p > neg_pos_ub``, otherwise
+    all of them. It is computed in float64, because float32 is wrong for numbers as small as
+    100 * 0.29 (29 instead of 28). A TPU emulates float64: there the result may differ by one.
+
+    Args:
+        num_pos: Number of positives, an int32 scalar.
+        num_neg: Number of negatives, an int32 scalar.
+        neg_pos_ub: Maximum number of negatives per positive. If it is 0 or less, infinite or NaN,
+            there is no limit.
+    """
+    if not 0 < neg_pos_ub < _INT32_MAX:
+        return num_neg
+    with enable_x64(True):
+        positives = jnp.maximum(num_pos, 1).astype(jnp.float64)
+        negatives = num_neg.astype(jnp.float64)
+        limited = negatives / positives > neg_pos_ub
+        limit = jnp.minimum(jnp.floor(positives * neg_pos_ub), negatives)
+        return jnp.where(limited, limit, negatives).astype(jnp.int32)
