@@ -1,6 +1,7 @@
-"""The reference's own lines in ``jax.numpy``: what a quick translation costs, with its faults.
+"""Line-by-line translations of the PyTorch reference to ``jax.numpy``.
 
-No masks, no checks, and gradients that may be NaN or differ at ties: only time is compared.
+They show what a quick translation costs. They have the faults of the reference: no masks, no
+checks, and gradients that may be NaN or differ at ties. Only their time is compared.
 """
 
 import jax
@@ -15,40 +16,38 @@ def l2_loss(pred, target):
     return ((pred - target) ** 2).mean()
 
 
-def smooth_l1(pred, target, beta=1.0):
+def _smooth_l1(pred, target, beta=1.0):
     diff = jnp.abs(pred - target)
     return jnp.where(diff < beta, 0.5 * diff * diff / beta, diff - 0.5 * beta)
 
 
 def smooth_l1_loss(pred, target):
-    return smooth_l1(pred, target).mean()
+    return _smooth_l1(pred, target).mean()
 
 
 def masked_smooth_l1_loss(pred, target, where):
-    return jnp.mean(smooth_l1(pred, target), where=where[:, None])
+    return jnp.mean(_smooth_l1(pred, target), where=where[:, None])
 
 
-def iou_losses(mode, eps=1e-6):
-    def area(boxes):
-        width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-        return jnp.clip(width, min=0) * jnp.clip(height, min=0)
-
-    def loss(pred, target):
-        sides = jnp.minimum(pred[:, 2:], target[:, 2:]) - jnp.maximum(pred[:, :2], target[:, :2])
-        shared = jnp.clip(sides, min=0).prod(axis=1)
-        iou = jnp.where(shared > 0, shared / (area(pred) + area(target) - shared), 0)
-        iou = jnp.clip(iou, min=eps)
-        return {"square": 1 - iou**2, "log": -jnp.log(iou)}[mode]
-
-    return loss
+def _box_area(boxes):
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    return jnp.clip(width, min=0) * jnp.clip(height, min=0)
 
 
-def iou_loss(mode):
-    return lambda pred, target: iou_losses(mode)(pred, target).mean()
+def _iou_per_box(pred, target, mode, eps=1e-6):
+    sides = jnp.minimum(pred[:, 2:], target[:, 2:]) - jnp.maximum(pred[:, :2], target[:, :2])
+    shared = jnp.clip(sides, min=0).prod(axis=1)
+    iou = jnp.where(shared > 0, shared / (_box_area(pred) + _box_area(target) - shared), 0)
+    iou = jnp.clip(iou, min=eps)
+    return {"square": 1 - iou**2, "log": -jnp.log(iou)}[mode]
 
 
-def masked_iou_loss(mode):
-    return lambda pred, target, where: jnp.mean(iou_losses(mode)(pred, target), where=where)
+def iou_loss(pred, target, mode):
+    return _iou_per_box(pred, target, mode).mean()
+
+
+def masked_iou_loss(pred, target, where, mode):
+    return jnp.mean(_iou_per_box(pred, target, mode), where=where)
 
 
 def rotation_loss(pred, target_bin, target_res, num_bins=2):
@@ -57,20 +56,17 @@ def rotation_loss(pred, target_bin, target_res, num_bins=2):
     total = entropy.mean(axis=0).sum()
     for i in range(num_bins):
         active = target_bin[:, i] == 1
-        for j, goal in enumerate((jnp.sin(target_res[:, i]), jnp.cos(target_res[:, i]))):
-            losses = smooth_l1(pred[:, num_bins + 2 * i + j], goal)
+        for j, target in enumerate((jnp.sin(target_res[:, i]), jnp.cos(target_res[:, i]))):
+            losses = _smooth_l1(pred[:, num_bins + 2 * i + j], target)
             total += jnp.sum(losses * active) / jnp.maximum(active.sum(), 1)
     return total
 
 
-def segmentation(class_axis):
-    def loss(output, target):
-        log_probs = jax.nn.log_softmax(output, axis=class_axis)
-        labels = jnp.expand_dims(jnp.where(target == 255, 0, target), class_axis)
-        losses = -jnp.take_along_axis(log_probs, labels, axis=class_axis).squeeze(class_axis)
-        return jnp.where(target == 255, 0, losses).mean()
-
-    return loss
+def seg_cross_entropy_loss(output, target, class_axis):
+    log_probs = jax.nn.log_softmax(output, axis=class_axis)
+    labels = jnp.expand_dims(jnp.where(target == 255, 0, target), class_axis)
+    losses = -jnp.take_along_axis(log_probs, labels, axis=class_axis).squeeze(class_axis)
+    return jnp.where(target == 255, 0, losses).mean()
 
 
 def multi_pos_cross_entropy(pred, target):
@@ -98,6 +94,6 @@ def embedding_distance_loss(pred, target):
     return jnp.sum(weight * (pred - target) ** 2) / (weight > 0).sum()
 
 
-def orthogonal(transform):
+def orthogonal_transform_regularization_loss(transform):
     product = transform @ transform.swapaxes(1, 2)
     return jnp.linalg.norm(product - jnp.eye(transform.shape[1])[None], axis=(1, 2)).mean()

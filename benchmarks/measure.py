@@ -1,4 +1,4 @@
-"""Time in turns, and what the compiler says of memory."""
+"""Measures times in turns, compile time and temporary memory."""
 
 import random
 import statistics
@@ -8,49 +8,57 @@ from typing import Any
 
 import jax
 
-SAMPLE = 0.004  # seconds a sample lasts at least, so that the clock costs nothing
-ROUNDS = 25
+# A sample repeats a call until this many seconds have passed, so that reading the clock costs
+# nothing in comparison.
+SAMPLE_SECONDS = 0.004
+MAX_ROUNDS, MIN_ROUNDS = 25, 3
 
 
-def compiled(function: Callable, arrays: Sequence[jax.Array]) -> tuple[Callable, dict[str, Any]]:
-    """A compiled call of no arguments, what compiling took, and its temporary memory."""
+def compile_call(function: Callable, arrays: Sequence[jax.Array]) -> tuple[Callable, dict]:
+    """Return a compiled call without arguments, and its compile time and temporary memory."""
     start = time.perf_counter()
     program = jax.jit(function).lower(*arrays).compile()
     seconds = time.perf_counter() - start
     memory = program.memory_analysis()
-    facts = dict(compile_seconds=seconds, temp_bytes=memory.temp_size_in_bytes if memory else None)
+    facts: dict[str, Any] = dict(
+        compile_seconds=seconds, temp_bytes=memory.temp_size_in_bytes if memory else None
+    )
     return lambda: program(*arrays), facts
 
 
-def in_turns(runs: dict[str, Callable], seconds: float) -> dict[str, list[float]]:
-    """Times of each, one sample a round: what disturbs the machine meets them all."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    calls = {name: max(1, int(SAMPLE / _fastest(run))) for name, run in runs.items()}
+def time_in_turns(calls: dict[str, Callable], seconds: float) -> dict[str, list[float]]:
+    """Return the seconds per call, with one sample per call and round.
+
+    All calls take part in every round, so whatever else the machine does slows all of them.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    repeats = {name: max(1, int(SAMPLE_SECONDS / _estimate(call))) for name, call in calls.items()}
     end = time.perf_counter() + seconds
-    for i in range(ROUNDS):
-        if i >= 3 and time.perf_counter() > end:
+    for i in range(MAX_ROUNDS):
+        if i >= MIN_ROUNDS and time.perf_counter() > end:
             break
-        # In another order each time: whose threads still spin must not always meet the same one.
-        for name in random.sample(list(runs), len(runs)):
-            _time(runs[name], 1)  # the others have just had the caches to themselves
-            times[name].append(_time(runs[name], calls[name]))
+        # A library's threads may still spin after its call and slow the next one. In a random
+        # order this is not always the same one.
+        for name in random.sample(list(calls), len(calls)):
+            # One untimed call: the caches still hold the data of another call.
+            _seconds_per_call(calls[name], 1)
+            times[name].append(_seconds_per_call(calls[name], repeats[name]))
     return times
 
 
-def _fastest(run: Callable) -> float:
-    """Of up to three calls that warm it up; of a slow one, a single call."""
-    first = _time(run, 1)
-    return first if first > 1 else min(_time(run, 1) for _ in range(2))
+def _estimate(call: Callable) -> float:
+    """Estimate the seconds per call, after a warm-up unless a single call takes over a second."""
+    first = _seconds_per_call(call, 1)
+    return first if first > 1 else min(_seconds_per_call(call, 1) for _ in range(2))
 
 
-def _time(run: Callable, calls: int) -> float:
+def _seconds_per_call(call: Callable, repeats: int) -> float:
     start = time.perf_counter()
-    for _ in range(calls):
-        jax.block_until_ready(run())
-    return (time.perf_counter() - start) / calls
+    for _ in range(repeats):
+        jax.block_until_ready(call())
+    return (time.perf_counter() - start) / repeats
 
 
-def summary(times: list[float]) -> dict[str, float]:
-    """Median and quartiles."""
+def quartiles(times: list[float]) -> dict[str, float]:
     low, median, high = statistics.quantiles(times, n=4, method="inclusive")
     return dict(median=median, low=low, high=high)

@@ -1,4 +1,7 @@
-"""The PyTorch original, where torch and vis4d are installed; ``available`` is False otherwise."""
+"""The losses of the PyTorch reference, vis4d, averaged as in a training step.
+
+``available`` is False where torch or vis4d is not installed; the losses then cannot be called.
+"""
 
 import importlib.machinery
 import sys
@@ -7,19 +10,19 @@ from unittest import mock
 
 import numpy as np
 
-# What vis4d imports along the way and its losses never touch.
-_UNTOUCHED = (
+# Packages that vis4d imports but does not need for its losses.
+_UNNEEDED = (
     *("appdirs", "cloudpickle", "cv2", "devtools", "h5py", "jsonargparse", "lightning", "nuscenes"),
     *("pandas", "PIL", "plyfile", "pycocotools", "pydantic", "scalabel", "scipy", "tensorboard"),
     *("terminaltables", "timm", "torchvision", "tqdm", "utm"),
 )
 
 
-class _Untouched:
-    """Imports an empty stand-in for packages that the reference does not need for its losses."""
+class _StandIns:
+    """Imports an empty stand-in for each unneeded package that is not installed."""
 
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in _UNTOUCHED:
+        if name.partition(".")[0] in _UNNEEDED:
             return importlib.machinery.ModuleSpec(name, self, is_package=True)
         return None
 
@@ -29,51 +32,93 @@ class _Untouched:
         return module
 
     def exec_module(self, module):
-        """Nothing to run."""
+        """A stand-in has no code to run."""
 
 
-_finder = _Untouched()
-sys.meta_path.append(_finder)  # last: what is installed is imported as it is
+_stand_ins = _StandIns()
+sys.meta_path.append(_stand_ins)  # at the end, so that installed packages are found first
 try:
     import torch
-    import vis4d.op.loss as losses  # noqa: F401
-    from vis4d.op.loss.common import l1_loss, l2_loss, rotation_loss, smooth_l1_loss  # noqa: F401
-    from vis4d.op.loss.iou_loss import iou_loss  # noqa: F401
-    from vis4d.op.loss.multi_pos_cross_entropy import multi_pos_cross_entropy  # noqa: F401
-    from vis4d.op.loss.reducer import mean_loss  # noqa: F401
+    from vis4d.op import loss as vis4d
+    from vis4d.op.loss import common
+    from vis4d.op.loss import iou_loss as iou
+    from vis4d.op.loss import multi_pos_cross_entropy as multi_pos
+    from vis4d.op.loss.reducer import mean_loss
 except ImportError as error:
     available, _reason = False, str(error)
 else:
     available = True
-finally:  # the stand-ins are the reference's alone: nothing else may import one
-    sys.meta_path.remove(_finder)
-    for _name in [name for name in sys.modules if name.partition(".")[0] in _UNTOUCHED]:
+    _embedding_distance_loss = vis4d.EmbeddingDistanceLoss()
+finally:  # no other module may import a stand-in
+    sys.meta_path.remove(_stand_ins)
+    for _name in [name for name in sys.modules if name.partition(".")[0] in _UNNEEDED]:
         if isinstance(sys.modules[_name], mock.MagicMock):
             del sys.modules[_name]
+
+
+def l1_loss(pred, target):
+    return common.l1_loss(pred, target, mean_loss)
+
+
+def l2_loss(pred, target):
+    return common.l2_loss(pred, target, mean_loss)
+
+
+def smooth_l1_loss(pred, target):
+    return common.smooth_l1_loss(pred, target, mean_loss)
+
+
+def masked_smooth_l1_loss(pred, target, where):
+    # The reference has no masks: select the valid boxes first.
+    return common.smooth_l1_loss(pred[where], target[where], mean_loss)
+
+
+def iou_loss(pred, target, mode):
+    return iou.iou_loss(pred, target, mean_loss, mode)
+
+
+def masked_iou_loss(pred, target, where, mode):
+    return iou.iou_loss(pred[where], target[where], mean_loss, mode)
+
+
+def rotation_loss(pred, target_bin, target_res):
+    return common.rotation_loss(pred, target_bin, target_res, 2, mean_loss)
+
+
+def seg_cross_entropy_loss(output, target):
+    return vis4d.SegCrossEntropyLoss()(output, target)["loss_seg"]
+
+
+def multi_pos_cross_entropy(pred, target):
+    return multi_pos.multi_pos_cross_entropy(pred, target, mean_loss)
+
+
+def embedding_distance_loss(pred, target):
+    # The reference edits its inputs. Without copies the second call would compute another loss.
+    return _embedding_distance_loss(pred * 1, target.clone())
+
+
+def orthogonal_transform_regularization_loss(transform):
+    return vis4d.OrthogonalTransformRegularizationLoss()([transform])
 
 
 def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def step(loss: Callable, arrays: list[np.ndarray]) -> Callable[[], object]:
-    """Value and gradient of a loss of the reference with respect to its first input."""
+def value_and_grad(loss: Callable, arrays: list[np.ndarray]) -> Callable[[], object]:
+    """Return a call for value and gradient of a loss with respect to its first input."""
     pred, *rest = (torch.from_numpy(x).to(device()) for x in arrays)
     pred.requires_grad_()
 
-    def run():
+    def call():
         value = loss(pred, *rest)
         (gradient,) = torch.autograd.grad(value, pred)
         if device() == "cuda":
             torch.cuda.synchronize()
         return value.detach(), gradient
 
-    return run
-
-
-def in_place(loss: Callable) -> Callable:
-    """Give copies to a loss that edits its inputs: without them the second call is another."""
-    return lambda pred, *rest: loss(pred * 1, *(x.clone() for x in rest))
+    return call
 
 
 def describe() -> str:

@@ -1,8 +1,8 @@
-"""The table and the plot of what ``run.py --json`` measured.
+"""Makes the table and the plot from the results of ``run.py --json``.
 
 python benchmarks/report.py RESULTS.json [--plot docs/performance.png] [--write PAGE.md ...]
 
-Prints the table in Markdown. ``--write`` puts it between the two marks of each page that has them.
+Prints the table in Markdown. ``--write`` also inserts it between the two marks of each page.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 from textwrap import wrap
 
 START, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-CONTESTANTS = ("literal", "optax", "reference")
+OTHERS = ("literal", "optax", "reference")
 
 
 def milliseconds(result: dict) -> str:
@@ -22,29 +22,30 @@ def milliseconds(result: dict) -> str:
 def ratio(columns: dict, name: str) -> str:
     if name not in columns:
         return ""
-    faster = columns[name]["of_ours"]["median"]
-    return f"**{faster:.2g}**" if faster < 1 else f"{faster:.3g}"
+    speedup = columns[name]["of_ours"]["median"]
+    return f"**{speedup:.2g}**" if speedup < 1 else f"{speedup:.3g}"
 
 
-def floor(result: dict) -> str:
-    """The floor beside what it asks of: a defeat says so."""
-    if result["floor"] is None or "reference" not in result["results"]:
+def required(result: dict) -> str:
+    """Format the required speed-up over the reference, and whether it was reached."""
+    if result["required_speedup"] is None or "reference" not in result["results"]:
         return ""
-    met = result["results"]["reference"]["of_ours"]["median"] >= result["floor"]
-    return f"{result['floor']:g} {'met' if met else '**missed**'}"
+    speedup = result["results"]["reference"]["of_ours"]["median"]
+    reached = speedup >= result["required_speedup"]
+    return f"{result['required_speedup']:g} {'reached' if reached else '**not reached**'}"
 
 
 def growth(result: dict, before: dict | None) -> str:
-    """Time against elements, each as a multiple of the size before."""
+    """Format how time and elements grew from the size before, e.g. ``9 for 10``."""
     if before is None or before["row"] != result["row"] or before["dtype"] != result["dtype"]:
         return ""
-    ours, theirs = (r["results"]["ours"]["median"] for r in (result, before))
-    return f"{ours / theirs:.2g} for {result['elements'] / before['elements']:.2g}"
+    time, time_before = (r["results"]["ours"]["median"] for r in (result, before))
+    return f"{time / time_before:.2g} for {result['elements'] / before['elements']:.2g}"
 
 
 def table(results: list[dict]) -> str:
-    heads = ["row", "size", "ours, ms [quartiles]", *(f"{name}" for name in CONTESTANTS), "floor"]
-    heads += ["of a copy", "GB/s", "temporary / inputs", "compile, s", "growth"]
+    heads = ["loss", "size", "ours, ms [quartiles]", *OTHERS, "required"]
+    heads += ["copies", "GB/s", "temporary / inputs", "compile, s", "growth"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     previous: dict[str, dict] = {}
     for result in results:
@@ -54,8 +55,8 @@ def table(results: list[dict]) -> str:
             result["row"],
             " x ".join(f"{n:,}" for n in result["size"]) + half,
             milliseconds(ours),
-            *(ratio(columns, name) for name in CONTESTANTS),
-            floor(result),
+            *(ratio(columns, name) for name in OTHERS),
+            required(result),
             f"{1 / columns['copy']['of_ours']['median']:.3g}",
             f"{result['bytes'] / ours['median'] / 1e9:.3g}",
             f"{ours['temp_bytes'] / result['input_bytes']:.2g}",
@@ -74,11 +75,12 @@ def plot(results: list[dict], path: Path) -> None:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import NullFormatter
 
-    # Of the Okabe-Ito palette, told apart by colour-blind eyes; and by marker and line besides.
+    # Colours of the Okabe-Ito palette, which colour-blind readers can tell apart. Markers and line
+    # styles differ as well.
     styles = dict(
         ours=dict(color="#0072B2", marker="o", linestyle="-", label="ours"),
         reference=dict(color="#D55E00", marker="s", linestyle="--", label="PyTorch reference"),
-        copy=dict(color="#999999", marker="", linestyle=":", label="one copy pass"),
+        copy=dict(color="#999999", marker="", linestyle=":", label="one copy"),
     )
     results = [r for r in results if r["dtype"] == "float32"]
     names = list(dict.fromkeys(r["row"] for r in results))
@@ -89,23 +91,15 @@ def plot(results: list[dict], path: Path) -> None:
     for axis, name in zip(axes.flat, names, strict=False):
         rows = [r for r in results if r["row"] == name]
         sizes = [r["elements"] for r in rows]
-        for contestant, style in styles.items():
-            measured = [r for r in rows if contestant in r["results"]]
-            if not measured:
+        for implementation, style in styles.items():
+            measured = [r["results"].get(implementation) for r in rows]
+            if None in measured:
                 continue
-            axis.loglog(
-                sizes, [1e3 * r["results"][contestant]["median"] for r in measured], **style
+            low, median, high = (
+                [1e3 * times[key] for times in measured] for key in ("low", "median", "high")
             )
-            axis.fill_between(
-                sizes,
-                *(
-                    [1e3 * r["results"][contestant][key] for r in measured]
-                    for key in ("low", "high")
-                ),
-                color=style["color"],
-                alpha=0.2,
-                linewidth=0,
-            )
+            axis.loglog(sizes, median, **style)
+            axis.fill_between(sizes, low, high, color=style["color"], alpha=0.2, linewidth=0)
         axis.set_title("\n".join(wrap(name, 41)), fontsize=9)
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.yaxis.set_minor_formatter(NullFormatter())
@@ -114,7 +108,7 @@ def plot(results: list[dict], path: Path) -> None:
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
     figure.supxlabel("elements of the first input")
-    figure.supylabel("time of value and gradient, ms (top_k_mask: of the mask)")
+    figure.supylabel("time of value and gradient, ms (top_k_mask: time of the mask)")
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
