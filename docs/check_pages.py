@@ -1,7 +1,8 @@
-"""Check the built site: every local link leads somewhere, and every page renders in a browser.
+"""Check the built site: all local links must resolve, and all pages must render in a browser.
 
-``python docs/check_pages.py docs/_build/html [--screenshots FOLDER]``. The second half needs
-Chromium and its driver (Debian: ``apt install chromium chromium-driver``); without, it says so.
+``python docs/check_pages.py docs/_build/html [--screenshots FOLDER]``. The rendering check needs
+Chromium and its driver (Debian: ``apt install chromium chromium-driver``). Without them only links
+are checked, and a message says so.
 """
 
 import argparse
@@ -31,7 +32,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# What a reader would see go wrong, asked of the page itself.
+# Runs in the page and returns a list of visible problems.
 PROBLEMS = """
 const problems = [];
 for (const image of document.images) {
@@ -49,7 +50,7 @@ return problems;
 
 
 class Page(HTMLParser):
-    """The anchors of a page, and what it links to."""
+    """The anchors and the links of a page."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -84,7 +85,7 @@ def broken_links(site: Path) -> list[str]:
 
 
 class Browser:
-    """Chromium through the WebDriver protocol."""
+    """Chromium, controlled through the WebDriver protocol."""
 
     def __init__(self, driver: str):
         self.profile = tempfile.mkdtemp()
@@ -159,7 +160,7 @@ def rendering_problems(site: Path, driver: str, screenshots: Path | None) -> lis
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves files without a line for each."""
+    """Serves files without logging each request."""
 
     def log_message(self, *_):
         pass
@@ -173,10 +174,10 @@ def main() -> None:
     problems = broken_links(options.site)
     driver = shutil.which("chromedriver")
     if driver is None:
-        print("No chromedriver: links are checked, rendering is not.")
+        print("chromedriver was not found: only links were checked, not rendering.")
     else:
         problems += rendering_problems(options.site, driver, options.screenshots)
-    print("\n".join(problems) or "Every page is in order.")
+    print("\n".join(problems) or "No problems found.")
     sys.exit(bool(problems))
 
 

@@ -26,7 +26,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_design",
     "sphinx_copybutton",
-    "sphinx-mathjax-offline",  # formulas without a network
+    "sphinx-mathjax-offline",  # formulas are shown without internet access
 ]
 exclude_patterns = ["_build"]
 html_theme = "sphinx_book_theme"
@@ -40,11 +40,11 @@ copybutton_prompt_is_regexp = True
 
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # shown as they are stored
+nb_execution_mode = "off"  # notebooks are shown with their stored outputs
 
 nitpicky = True
-nitpick_ignore_regex = [("py:(class|exc|obj)", r"(?!vis4d_jax_loss).*")]  # no other site is asked
-autodoc_typehints = "none"  # shapes and dtypes are in the text, and signatures fit a phone
+nitpick_ignore_regex = [("py:(class|exc|obj)", r"(?!vis4d_jax_loss).*")]  # no links to other sites
+autodoc_typehints = "none"  # the text gives shapes; short signatures fit a phone
 autodoc_preserve_defaults = True
 autosummary_generate = False
 napoleon_use_rtype = False
@@ -52,7 +52,7 @@ add_module_names = False
 
 
 def generate(app) -> None:
-    """Draw the gallery's pictures, and fetch the notebooks in their reading order."""
+    """Draw the pictures of the gallery and copy the notebooks into the docs folder."""
     plots.draw(HERE / "gallery" / "pictures")
     shutil.rmtree(HERE / "notebooks", ignore_errors=True)
     shutil.copytree(HERE.parent / "examples", HERE / "notebooks", ignore=_all_but_notebooks)
@@ -63,20 +63,20 @@ def _all_but_notebooks(folder, names) -> list[str]:
 
 
 def check_every_public_name(app, env) -> None:
-    """A name that users can import and not look up is a warning, and so fails the build."""
+    """Warn about public names that have no entry on any page; ``-W`` makes this an error."""
     entries = {name for name, *_ in env.get_domain("py").get_objects()}
     for name in vis4d_jax_loss.__all__:
         if f"vis4d_jax_loss.{name}" not in entries:
-            logging.getLogger(__name__).warning("%s is public and has no entry on any page", name)
+            logging.getLogger(__name__).warning("%s is public but has no entry on any page", name)
 
 
 def link_pages(app, docname, source) -> None:
-    """Files outside of this folder are linked as on the repository; here they are pages."""
+    """Replace links to files outside this folder by links to their pages."""
     source[0] = source[0].replace("(../benchmarks/README.md)", "(benchmarks.md)")
 
 
 def trim_examples(app, doctree) -> None:
-    """Drop the blank line that ends an expected output in a doctest."""
+    """Drop the blank line after the last output of a doctest."""
     for block in doctree.findall(nodes.literal_block):
         if block.rawsource == block.astext():
             block.rawsource = block.rawsource.rstrip()
@@ -84,7 +84,7 @@ def trim_examples(app, doctree) -> None:
 
 
 def name_reducers(app, what, name, obj, options, signature, returned):
-    """Write ``reducer=mean_loss`` in the signature of a module, not ``<function mean_loss>``."""
+    """Show ``reducer=mean_loss`` in the signature of a module, not ``<function mean_loss>``."""
     return re.sub(r"<function (\w+)>", r"\1", signature or "").replace("(0, )", "(0,)"), returned
 
 

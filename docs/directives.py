@@ -1,4 +1,4 @@
-"""What the pages add to Sphinx: formulas of docstrings, sources of guards, tables for phones."""
+"""Extensions of Sphinx: formulas of docstrings, sources of functions, tables for phones."""
 
 import ast
 import inspect
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Formula(SphinxDirective):
-    """``{formula} iou_loss``: the formula of that function's docstring."""
+    """``{formula} iou_loss``: show the formula in the docstring of that function."""
 
     required_arguments = 1
 
@@ -25,15 +25,15 @@ class Formula(SphinxDirective):
         doc = inspect.getdoc(getattr(vis4d_jax_loss, name)) or ""
         found = re.search(r"^\.\. math::(.*?)(?=^\S|\Z)", doc, re.DOTALL | re.MULTILINE)
         if found is None:
-            raise self.error(f"The docstring of {name} holds no formula.")
+            raise self.error(f"The docstring of {name} contains no formula.")
         text = textwrap.dedent(found[1]).strip()
         return [nodes.math_block(text, text, label=None, number=None, nowrap=False)]
 
 
 class Source(SphinxDirective):
-    """``{source} tests/test_numerics.py::test_absolute``: the text of a function, folded away.
+    """``{source} tests/test_numerics.py::test_absolute``: show the source of a function, collapsed.
 
-    One that is not there is an error: no page can name a guard or a test that is gone.
+    A function that does not exist is an error: no page can name a guard or test that was removed.
     """
 
     required_arguments = 1
@@ -43,14 +43,14 @@ class Source(SphinxDirective):
         self.env.note_dependency(str(ROOT / path))
         source = function_source((ROOT / path).read_text(), name)
         if source is None:
-            raise self.error(f"There is no {name} in {path}.")
+            raise self.error(f"{path} contains no function {name}.")
         what = "Test" if path.startswith("tests/") else "Guard"
         text = f":::{{dropdown}} {what}: `{name}` in `{path}`\n```python\n{source}\n```\n:::"
         return self.parse_text_to_nodes(text)
 
 
 def function_source(module: str, name: str) -> str | None:
-    """A function of a module with its rule for derivatives; None if it is gone."""
+    """The source of a function with its derivative rule, or None if it does not exist."""
     lines, parts = module.splitlines(), []
     for node in ast.walk(ast.parse(module)):
         if not isinstance(node, ast.FunctionDef):
@@ -61,7 +61,7 @@ def function_source(module: str, name: str) -> str | None:
             while lines[first - 2].startswith("#"):
                 first -= 1
             part = lines[first - 1 : node.end_lineno]
-            if "Args:" in (ast.get_docstring(node) or ""):  # the reference holds it already
+            if "Args:" in (ast.get_docstring(node) or ""):  # the reference shows it already
                 doc = node.body[0]
                 del part[doc.lineno - first : doc.end_lineno - first + 1]
             parts.append(textwrap.dedent("\n".join(part)))
@@ -69,7 +69,7 @@ def function_source(module: str, name: str) -> str | None:
 
 
 class ColumnLabels(SphinxPostTransform):
-    """Repeat in each cell of a table its column's name, for the layout on phones (style.css)."""
+    """Repeat the name of the column in each table cell, for the layout on phones (style.css)."""
 
     default_priority = 999
 

@@ -1,6 +1,6 @@
-"""Pictures of the gallery: what each loss and its gradient look like, computed by the loss itself.
+"""Pictures of the gallery: the value and the gradient of each loss, computed by the loss itself.
 
-``python docs/plots.py FOLDER`` draws them all; the build of the site does.
+``python docs/plots.py FOLDER`` draws all of them. The build of the site calls :func:`draw`.
 """
 
 import sys
@@ -23,7 +23,7 @@ GREY = "#8A8A8A"
 def draw(folder: Path) -> None:
     """Draw every picture into a folder: ``<loss>.png``, and ``<loss>_small.png`` for the overview.
 
-    The small one is the first panel without its words. Pictures newer than the code are kept.
+    The small picture is the first panel without text. Pictures newer than the code are not redrawn.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sources = [Path(__file__), STYLE, *Path(vjl.__file__).parent.rglob("*.py")]
@@ -36,7 +36,7 @@ def draw(folder: Path) -> None:
         figure = plt.figure(figsize=(5.2, 4.6))
         loss(figure)
         figure.savefig(picture, dpi=200)
-        for axes in figure.axes:  # too small to read
+        for axes in figure.axes:  # text would be too small to read
             for text in [axes.get_legend(), *axes.texts]:
                 if text is not None:
                     text.set_visible(False)
@@ -52,7 +52,7 @@ def l1_loss(figure: Figure) -> None:
     curve(value, slope, error, lambda d: vjl.l1_loss(d, 0.0), "l1_loss", color="C0")
     slope.plot(0, 0, "o", color="C0")
     slope.annotate("0 at an exact match", (0, 0), (0.4, -1.2), arrowprops=dict(arrowstyle="->"))
-    value.set(ylim=(0, 4), title="The same pull, however large the error")
+    value.set(ylim=(0, 4), title="The gradient does not grow with the error")
     value.legend()
     slope.set(ylim=(-2.6, 2.6))
 
@@ -64,7 +64,7 @@ def l2_loss(figure: Figure) -> None:
     )
     curve(value, slope, error, lambda d: vjl.l1_loss(d, 0.0), "l1_loss", color=GREY, linewidth=1)
     curve(value, slope, error, lambda d: vjl.l2_loss(d, 0.0), "l2_loss", color="C0")
-    value.set(title="The pull grows with the error")
+    value.set(title="The gradient grows with the error")
     value.legend()
 
 
@@ -76,7 +76,7 @@ def smooth_l1_loss(figure: Figure) -> None:
         curve(
             value, slope, error, lambda d, beta=beta: vjl.smooth_l1_loss(d, 0.0, beta=beta), label
         )
-    value.set(title="Soft below beta, and then the pull of L1")
+    value.set(title="Quadratic below beta, linear above")
     value.legend()
 
 
@@ -94,12 +94,16 @@ def rotation_loss(figure: Figure) -> None:
     plain = dict(color=GREY, linewidth=1)
     for f, label, style in [
         (lambda a: vjl.smooth_l1_loss(a, target), "smooth_l1_loss of the angle", plain),
-        (of_angle, "rotation_loss, by sine and cosine", dict(color="C0")),
+        (of_angle, "rotation_loss of sine and cosine", dict(color="C0")),
     ]:
         curve(value, slope, degrees, lambda x, f=f: f(x), label, scale=np.pi / 180, **style)
     for axes in (value, slope):
         axes.axvline(150, color="C1", linestyle=":")
-    value.set(title="−180° is as good as +180°", xlim=(-180, 180), xticks=range(-180, 181, 60))
+    value.set(
+        title="The loss is the same at −180° and at +180°",
+        xlim=(-180, 180),
+        xticks=range(-180, 181, 60),
+    )
     value.set(ylim=(0, 8))
     value.legend(loc="upper left")
     slope.text(145, 0.6, "target 150°", color="C1", ha="right")
@@ -107,7 +111,9 @@ def rotation_loss(figure: Figure) -> None:
 
 def cross_entropy(figure: Figure) -> None:
     margin = np.linspace(-8, 12, 401)
-    value, slope = value_and_gradient(figure, "logit of the true class − all others", "[nats]")
+    value, slope = value_and_gradient(
+        figure, "logit of the true class − logit of the others", "[nats]"
+    )
     for num_classes in (2, 10, 100):
 
         def loss(z, num_classes=num_classes):
@@ -115,13 +121,13 @@ def cross_entropy(figure: Figure) -> None:
             return vjl.cross_entropy(logits, jnp.array(0))
 
         curve(value, slope, margin, loss, f"{num_classes} classes")
-    value.set(title="Linear when wrong, nothing when surely right")
+    value.set(title="Linear when wrong, close to 0 when right")
     value.legend()
 
 
 def seg_cross_entropy_loss(figure: Figure) -> None:
     photo, labels = coins()
-    margin = 20  # what the network padded
+    margin = 20  # pixels of padding at the right and the bottom
     logits = np.pad(coin_logits(photo, blur=6.0), [(0, 0), (0, margin), (0, margin), (0, 0)])
     seg_loss = vjl.seg_cross_entropy_loss
     loss = seg_loss(logits, labels[None], vjl.identity_loss)[0]
@@ -130,37 +136,47 @@ def seg_cross_entropy_loss(figure: Figure) -> None:
     figure.set_size_inches(5.2, 4.2)
     axes = figure.subplots(2, 2)
     ignored = plt.matplotlib.colors.ListedColormap(["#303030", "#56B4E9", "#E69F00"])
-    image(axes[0, 0], np.where(labels == 255, 2, labels), "labels, orange: ignored", cmap=ignored)
+    image(axes[0, 0], np.where(labels == 255, 2, labels), "labels (orange: ignored)", cmap=ignored)
     image(axes[0, 1], photo, "photograph", cmap="gray")
     shown = image(axes[1, 0], loss, "loss of each pixel [nats]", vmax=1.6)
     figure.colorbar(shown, ax=axes[1, 0], location="bottom", shrink=0.9)
-    pull = jnp.linalg.norm(gradient, axis=-1)
-    shown = image(axes[1, 1], pull, "length of the gradient [nats per logit]", vmax=1.2)
+    length = jnp.linalg.norm(gradient, axis=-1)
+    shown = image(axes[1, 1], length, "gradient length [nats per logit]", vmax=1.2)
     figure.colorbar(shown, ax=axes[1, 1], location="bottom", shrink=0.9)
     height, width = labels.shape
-    axes[1, 1].plot([0, width, width], [height, height, 0], color="white", linestyle=":")
+    for panel in axes.flat:  # one scale for all, so that the padding is visible
+        panel.set(xlim=(0, width + margin), ylim=(height + margin, 0))
+        panel.plot([0, width, width], [height, height, 0], color=GREY, linestyle=":")
+    for panel, words in zip(
+        axes[0], ("dotted: border of the labels", "outside: padding, no labels"), strict=True
+    ):
+        panel.text(2, height + margin / 2, words, va="center", fontsize=8)
 
 
 def multi_level_seg_loss(figure: Figure) -> None:
     photo, labels = coins()
     weights = (0.25, 0.5, 1.0)
+    names = ("level 0 (coarse)", "level 1", "level 2 (fine)")
     outputs = [coin_logits(photo, blur) for blur in (9.0, 6.0, 3.0)]
     levels = vjl.multi_level_seg_loss(
         outputs, labels[None], vjl.identity_loss, feature_idx=(0, 1, 2), weights=weights
     )
-    figure.set_size_inches(5.2, 3.0)
+    figure.set_size_inches(5.2, 3.3)
+    figure.suptitle(
+        "Each level adds its weighted mean to the total", x=0.01, ha="left", fontsize=11
+    )
     grid = figure.add_gridspec(2, 3, height_ratios=[1.6, 1])
     maps = [figure.add_subplot(grid[0, i]) for i in range(3)]
     bar = figure.add_subplot(grid[1, :])
     left = 0.0
     for i, (name, loss) in enumerate(levels.items()):
-        shown = image(maps[i], loss[0] / weights[i], f"level {i}", vmax=1.6)
+        shown = image(maps[i], loss[0] / weights[i], names[i], vmax=1.6)
         mean = float(vjl.mean_loss(loss))
         bar.barh(0, mean, left=left, color=f"C{i}", label=f"{name}, weight {weights[i]:g}")
         bar.text(left + mean / 2, 0, f"{mean:.2f}", ha="center", va="center", color="white")
         left += mean
     figure.colorbar(shown, ax=maps, label="loss [nats]", shrink=0.65, aspect=12)
-    bar.set(xlabel="sum of the weighted means [nats]", yticks=[], ylim=(-0.5, 2.6))
+    bar.set(xlabel="total loss: sum of the weighted means [nats]", yticks=[], ylim=(-0.5, 2.6))
     bar.legend(loc="upper left", fontsize=9, borderpad=0)
     bar.grid(False)
 
@@ -168,7 +184,7 @@ def multi_level_seg_loss(figure: Figure) -> None:
 def iou_loss(figure: Figure) -> None:
     target = jnp.array([[0.0, 0.0, 100.0, 100.0]])
     shift = np.linspace(-180, 180, 721)
-    xlabel = "shift of a box of 100 x 100 px off its target [px]"
+    xlabel = "shift of a 100 x 100 px box from its target [px]"
     value, slope = value_and_gradient(figure, xlabel, slope_unit="[per px]")
     for mode in ("log", "square", "linear"):
 
@@ -180,8 +196,8 @@ def iou_loss(figure: Figure) -> None:
     for axes in (value, slope):
         for sign in (-1, 1):
             axes.axvspan(sign * 100, sign * 180, color="#ECECEC", zorder=0)
-    value.set(ylim=(0, 5), xlim=(-180, 180), title="Beyond the last overlap nothing pulls")
-    value.text(-140, 2.5, "no overlap:\nlog is 13.8,\noff the chart", ha="center", va="center")
+    value.set(ylim=(0, 5), xlim=(-180, 180), title="Without overlap the gradient is 0")
+    value.text(-140, 2.5, "no overlap:\nlog is 13.8\n(not shown)", ha="center", va="center")
     value.legend(loc="upper center")
     slope.set(ylim=(-0.1, 0.1))
     slope.text(-140, 0.02, "gradient 0", ha="center")
@@ -196,10 +212,10 @@ def multi_pos_cross_entropy(figure: Figure) -> None:
         figure,
         loss,
         np.linspace(-4, 6, 201),
-        "loss [nats], 5 negatives at similarity 0",
+        "loss [nats], with 5 negatives at similarity 0",
         xlabel="similarity of one positive",
         ylabel="similarity of the other positive",
-        title="The worse of two positives is pulled",
+        title="The lower similarity is raised first",
     )
 
 
@@ -214,9 +230,9 @@ def embedding_distance_loss(figure: Figure) -> None:
         curve(value, slope, similarity, loss, label)
     for axes in (value, slope):
         axes.axvspan(-1, 0, color="#ECECEC", zorder=0)
-    value.set(title="Pulled to 1, or below neg_margin = 0.3", xlim=(-1, 1))
+    value.set(title="Targets: 1, or below neg_margin = 0.3", xlim=(-1, 1))
     value.legend(loc="center left")
-    slope.text(-0.5, -1.2, "below 0 nothing pulls,\nnot even the worst positives", ha="center")
+    slope.text(-0.5, -1.2, "gradient 0 below 0,\nfor both kinds of pairs", ha="center")
 
 
 def orthogonal_transform_regularization_loss(figure: Figure) -> None:
@@ -232,7 +248,7 @@ def orthogonal_transform_regularization_loss(figure: Figure) -> None:
         "loss",
         xlabel="a of the transform [[a, −b], [b, a]]",
         ylabel="b",
-        title="The valley is the rotations",
+        title="The loss is 0 for rotations (dotted circle)",
     )
     circle = np.linspace(0, 2 * np.pi, 200)
     figure.axes[0].plot(np.cos(circle), np.sin(circle), color="white", linestyle=":")
@@ -254,7 +270,7 @@ PICTURES = [
 
 
 def value_and_gradient(figure: Figure, xlabel: str, unit: str = "", slope_unit: str = ""):
-    """Two panels, one above the other: on a phone they stay legible."""
+    """Create two panels, one above the other, so that they are legible on a phone."""
     value, slope = figure.subplots(2, 1, sharex=True)
     value.set(ylabel=f"loss {unit}")
     slope.set(ylabel=f"gradient {slope_unit}", xlabel=xlabel)
@@ -262,7 +278,7 @@ def value_and_gradient(figure: Figure, xlabel: str, unit: str = "", slope_unit: 
 
 
 def curve(value, slope, x, loss, label, scale=1.0, jump=0.4, **style) -> None:
-    """Draw a loss of one number over x * scale, breaking the gradient's line where it jumps."""
+    """Draw a loss of one number over x * scale; the line of the gradient is cut where it jumps."""
     losses, gradients = jax.vmap(jax.value_and_grad(loss))(jnp.asarray(x * scale, jnp.float32))
     value.plot(x, losses, label=label, **style)
     gaps = np.flatnonzero(np.abs(np.diff(gradients)) > jump) + 1
@@ -270,7 +286,7 @@ def curve(value, slope, x, loss, label, scale=1.0, jump=0.4, **style) -> None:
 
 
 def landscape(figure, loss, ticks, label, **texts) -> None:
-    """Draw a loss of two numbers as a map, with arrows where gradient descent goes."""
+    """Draw a loss of two numbers as a map, with arrows in the direction of gradient descent."""
     axes = figure.subplots()
 
     def grid(ticks):
@@ -298,7 +314,7 @@ def coins() -> tuple[np.ndarray, np.ndarray]:
 
 
 def coin_logits(photo: np.ndarray, blur: float) -> np.ndarray:
-    """What a short-sighted network would say: the brightness of the blurred photograph."""
+    """Logits of an imperfect network, made from the brightness of the blurred photograph."""
     z = 8 * (filters.gaussian(photo, blur) - filters.threshold_otsu(photo))
     return np.stack([-z, z], -1)[None].astype(np.float32)
 
