@@ -1,4 +1,4 @@
-"""The notebooks as they are stored, with what they print and draw; and that they run again."""
+"""The stored notebooks and their outputs, and a run of each notebook."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("[0-9]*.ipynb"))
-OF_THIS_MACHINE = re.compile(
+MACHINE_PATH = re.compile(
     r"/(home|root|tmp|usr|opt|Users|work|mnt)/|\w:\\|site-packages|ipykernel_|<ipython-input"
 )
 
@@ -35,13 +35,13 @@ def images(cell):
     ]
 
 
-def test_they_are_numbered_in_reading_order():
+def test_notebooks_are_numbered_from_1():
     numbers = [int(path.stem.split("_")[0]) for path in NOTEBOOKS]
     assert numbers == list(range(1, len(NOTEBOOKS) + 1))
 
 
 @each_notebook
-def test_it_is_a_notebook_of_a_neutral_kernel(path):
+def test_metadata_names_no_special_kernel(path):
     notebook = read(path)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec == {
@@ -54,7 +54,7 @@ def test_it_is_a_notebook_of_a_neutral_kernel(path):
 
 
 @each_notebook
-def test_it_starts_with_its_title_and_what_the_reader_will_know(path):
+def test_first_cell_has_a_title_and_one_paragraph(path):
     title, _, rest = read(path).cells[0].source.partition("\n\n")
     assert re.fullmatch(r"# .+", title)
     assert len(rest) > 80
@@ -62,27 +62,35 @@ def test_it_starts_with_its_title_and_what_the_reader_will_know(path):
 
 
 @each_notebook
-def test_it_is_stored_as_run_from_a_clean_kernel(path):
+def test_cells_were_run_in_order_in_a_new_kernel(path):
     cells = code_cells(path)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert any(cell.outputs for cell in cells)
 
 
 @each_notebook
-def test_its_outputs_are_for_readers(path):
+def test_outputs_have_no_errors_warnings_or_machine_paths(path):
     for cell in code_cells(path):
         for output in cell.outputs:
             assert output.output_type != "error", cell.id
             assert output.get("name") != "stderr", f"{cell.id}: {output.text}"
             text = json.dumps({k: v for k, v in output.items() if k != "data"})
             text += json.dumps(output.get("data", {}).get("text/plain", ""))
-            assert not OF_THIS_MACHINE.search(text), f"{cell.id}: {text}"
+            assert not MACHINE_PATH.search(text), f"{cell.id}: {text}"
             assert "Warning" not in text, f"{cell.id}: {text}"
 
 
 @each_notebook
-def test_every_picture_is_described(path):
-    """For those who do not see it: MyST-NB takes the text from the cell's metadata."""
+def test_prints_of_a_cell_are_one_output(path):
+    for cell in code_cells(path):
+        names = [output.get("name") for output in cell.outputs]
+        repeated = [name for name, last in zip(names[1:], names, strict=False) if name == last]
+        assert "stdout" not in repeated, cell.id
+
+
+@each_notebook
+def test_every_picture_has_an_alternative_text(path):
+    # MyST-NB takes the text from the metadata of the cell.
     cells = code_cells(path)
     pictured = [cell for cell in cells if images(cell)]
     assert pictured
@@ -93,7 +101,7 @@ def test_every_picture_is_described(path):
 
 
 @each_notebook
-def test_it_is_small(path):
+def test_notebook_and_pictures_are_small(path):
     assert path.stat().st_size < 1_500_000
     for cell in code_cells(path):
         assert all(len(image) < 200_000 for image in images(cell)), cell.id
@@ -101,14 +109,14 @@ def test_it_is_small(path):
 
 @pytest.mark.slow
 @each_notebook
-def test_it_runs(path):
+def test_notebook_runs_without_warnings(path):
     notebook = read(path)
     resources = {"metadata": {"path": str(EXAMPLES)}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
-    printed = [
+    cells_with_warnings = [
         cell.id
         for cell in notebook.cells
         for o in cell.get("outputs", ())
         if o.get("name") == "stderr"
     ]
-    assert printed == []
+    assert cells_with_warnings == []
