@@ -12,7 +12,15 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss.composition import errors
 from vis4d_jax_loss.composition.paths import InputPath, arguments_of, data_key, pred_key, scalars
-from vis4d_jax_loss.composition.weights import TermWeight, frozen_weight, weighted, weights_by_path
+from vis4d_jax_loss.composition.weights import (
+    TermWeight,
+    frozen_weight,
+    join_arrays,
+    split_arrays,
+    weighted,
+    weights_by_path,
+    which_are_arrays,
+)
 from vis4d_jax_loss.reducer import parameters_of
 
 
@@ -46,7 +54,7 @@ class LossTerm:
     loss: Callable[..., Any]
     weight: TermWeight | Mapping[str, TermWeight] = 1.0
     inputs: Mapping[str, InputPath] = FrozenDict()
-    _is_leaf: tuple[bool, ...] = dataclasses.field(init=False, repr=False, compare=False)
+    _is_array: tuple[bool, ...] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         nested = isinstance(self.loss, LossModule)
@@ -56,12 +64,11 @@ class LossTerm:
         inputs = {"outputs": pred_key(), "batch": data_key()} if nested else {}
         inputs |= self.inputs
         errors.check_arguments(self.loss, inputs, parameters_of(self.loss))
-        weights = jax.tree.leaves(weight, is_leaf=_is_not_dict)
-        is_leaf = tuple(isinstance(w, jax.Array) for w in weights)
-        _set_fields(self, weight=weight, inputs=FrozenDict(inputs), _is_leaf=is_leaf)
+        inputs = FrozenDict(inputs)
+        _set_fields(self, weight=weight, inputs=inputs, _is_array=which_are_arrays(weight))
 
     def __hash__(self) -> int:
-        if any(self._is_leaf):
+        if any(self._is_array):
             errors.fail_to_hash()
         return hash((self.loss, self.weight, self.inputs))
 
@@ -69,19 +76,14 @@ class LossTerm:
     # because a transformation may replace them by None, shapes or axes.
 
     def tree_flatten(self) -> tuple[list[Any], Any]:
-        weights, structure = jax.tree.flatten(self.weight, is_leaf=_is_not_dict)
-        marked = list(zip(weights, self._is_leaf, strict=True))
-        rest = tuple(None if is_leaf else weight for weight, is_leaf in marked)
-        leaves = [weight for weight, is_leaf in marked if is_leaf]
-        return leaves, (self.loss, self.inputs, structure, rest, self._is_leaf)
+        arrays, numbers = split_arrays(self.weight, self._is_array)
+        return arrays, (self.loss, self.inputs, numbers, self._is_array)
 
     @classmethod
-    def tree_unflatten(cls, static: Any, leaves: Sequence[Any]) -> "LossTerm":
-        loss, inputs, structure, rest, is_leaf = static
-        remaining = iter(leaves)
-        weights = [next(remaining) if leaf else w for w, leaf in zip(rest, is_leaf, strict=True)]
-        weight = structure.unflatten(weights)
-        return _unchecked(cls, loss=loss, weight=weight, inputs=inputs, _is_leaf=is_leaf)
+    def tree_unflatten(cls, static: Any, arrays: Sequence[Any]) -> "LossTerm":
+        loss, inputs, numbers, is_array = static
+        weight = join_arrays(numbers, is_array, arrays)
+        return _unchecked(cls, loss=loss, weight=weight, inputs=inputs, _is_array=is_array)
 
 
 class _Entry(NamedTuple):
@@ -123,10 +125,8 @@ class LossModule:
         ...         SegCrossEntropyLoss(), weight=optax.linear_schedule(0.0, 1.0, 1000),
         ...         inputs={"output": pred_key("logits"), "target": data_key("mask")}),
         ... })
-        >>> outputs = {
-        ...     "boxes": jnp.array([[0.0, 0.0, 2.0, 2.0]]), "logits": jnp.zeros((1, 4, 4, 2))}
-        >>> batch = {
-        ...     "boxes": jnp.array([[0.0, 0.0, 4.0, 2.0]]), "valid": jnp.array([True]),
+        >>> outputs = {"boxes": jnp.array([[0., 0., 2., 2.]]), "logits": jnp.zeros((1, 4, 4, 2))}
+        >>> batch = {"boxes": jnp.array([[0., 0., 4., 2.]]), "valid": jnp.array([True]),
         ...     "mask": jnp.ones((1, 4, 4), int)}
         >>> step = jax.jit(jax.value_and_grad(objective, has_aux=True))
         >>> (total, metrics), grads = step(outputs, batch, step=500)
@@ -235,11 +235,6 @@ def _evaluate(
 def _sum(entries: Mapping[str, _Entry]) -> jax.Array:
     counted = [e.value for e in entries.values() if e.counted and e.value is not None]
     return functools.reduce(jnp.add, counted, jnp.zeros((), jnp.float32))
-
-
-def _is_not_dict(x: Any) -> bool:
-    """Whether ``x`` is a single weight, or what a transformation replaced it by."""
-    return not isinstance(x, Mapping)
 
 
 def _unchecked(cls: type, **fields: Any) -> Any:

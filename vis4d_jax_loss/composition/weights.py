@@ -1,6 +1,6 @@
 """Weights of the terms of an objective: numbers, schedules, arrays, or a dict of them."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -102,3 +102,29 @@ def _signed(step: Any) -> Any:
     if jnp.issubdtype(jnp.result_type(step), jnp.unsignedinteger):
         return jnp.asarray(step).astype(jnp.int32)
     return step
+
+
+def which_are_arrays(weight: Any) -> tuple[bool, ...]:
+    """For a weight, or for each weight of a dict: whether it is an array, and so may be traced."""
+    return tuple(isinstance(part, jax.Array) for part in _flat(weight)[0])
+
+
+def split_arrays(weight: Any, is_array: Sequence[bool]) -> tuple[list[Any], Any]:
+    """The arrays of a weight, and the hashable rest."""
+    parts, structure = _flat(weight)
+    marked = list(zip(parts, is_array, strict=True))
+    arrays = [part for part, is_array in marked if is_array]
+    return arrays, (structure, tuple(None if is_array else part for part, is_array in marked))
+
+
+def join_arrays(numbers: Any, is_array: Sequence[bool], arrays: Sequence[Any]) -> Any:
+    """The weight that :func:`split_arrays` split, with anything in the place of its arrays."""
+    structure, parts = numbers
+    remaining = iter(arrays)
+    marked = zip(parts, is_array, strict=True)
+    return structure.unflatten([next(remaining) if is_array else part for part, is_array in marked])
+
+
+def _flat(weight: Any) -> tuple[list[Any], Any]:
+    # Everything but a dict is a single weight, also a pytree that a transformation put there.
+    return jax.tree.flatten(weight, is_leaf=lambda x: not isinstance(x, Mapping))
