@@ -46,6 +46,7 @@ nitpicky = True
 nitpick_ignore_regex = [("py:(class|exc|obj)", r"(?!vis4d_jax_loss).*")]  # no links to other sites
 autodoc_typehints = "none"  # the text gives shapes; short signatures fit a phone
 autodoc_preserve_defaults = True
+autodoc_default_options = {"special-members": "__call__"}  # how a module is called
 autosummary_generate = False
 napoleon_use_rtype = False
 add_module_names = False

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._numerics import enable_x64, expand_mask
@@ -47,9 +49,22 @@ def negatives_to_keep(num_pos: jax.Array, num_neg: jax.Array, neg_pos_ub: float)
     """
     if not 0 < neg_pos_ub < _INT32_MAX:
         return num_neg
+    num_pos = jnp.maximum(num_pos, 1)
+    zero = (num_pos * 0).astype(jnp.float32)
+    numbers = [num_pos, num_neg, *(zero + part for part in _float32_parts(neg_pos_ub))]
     with enable_x64(True):
-        positives = jnp.maximum(num_pos, 1).astype(jnp.float64)
-        negatives = num_neg.astype(jnp.float64)
-        limited = negatives / positives > neg_pos_ub
-        limit = jnp.minimum(jnp.floor(positives * neg_pos_ub), negatives)
-        return jnp.where(limited, limit, negatives).astype(jnp.int32)
+        # JAX 0.6 compiles float64 constants, and under checkify functions of jnp, as float32. The
+        # ratio is therefore the exact sum of three parts, and only functions of lax follow.
+        positives, negatives, *parts = (lax.convert_element_type(x, jnp.float64) for x in numbers)
+        ratio = parts[0] + parts[1] + parts[2]
+        limited = negatives / positives > ratio
+        limit = lax.min(lax.floor(positives * ratio), negatives)
+        limit = lax.convert_element_type(limit, jnp.int32)
+    return jnp.where(limited, limit, num_neg)
+
+
+def _float32_parts(number: float) -> list[np.float32]:
+    """Three float32 numbers whose sum is the float64 number."""
+    high = np.float32(number)
+    middle = np.float32(number - float(high))
+    return [high, middle, np.float32(number - float(high) - float(middle))]
