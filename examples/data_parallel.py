@@ -2,7 +2,7 @@
 
 The scenes of a batch are spread over all devices that JAX finds. Each loss adds its sums and counts
 over all devices before it divides, so it is the loss of the whole batch. The training step is that
-of `track_digits.py`, unchanged: nothing in it mentions devices.
+of `track_digits.py`, unchanged: no line of it mentions devices.
 
     python examples/data_parallel.py                    # all devices of this machine
     python examples/data_parallel.py --cpu-devices 4    # four devices, simulated on the CPU
@@ -56,7 +56,10 @@ def train(
     rng = np.random.default_rng(seed)
     graph, params = nnx.split(make_model(seed), nnx.Param)
     optimizer = optax.adamw(1e-3)
-    copied, spread = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    copied, spread = (
+        NamedSharding(mesh, PartitionSpec()),
+        NamedSharding(mesh, PartitionSpec("data")),
+    )
     params, state = jax.tree.map(
         lambda x: jax.device_put(np.asarray(x), copied), (params, optimizer.init(params))
     )
@@ -144,7 +147,7 @@ def summarise(many: Run, one: Run, worst: float, batch: int) -> None:
     """Print what was compared, whether it agrees, and what the speed means."""
     devices, steps = count_of(many.devices), len(one.history)
     print(f"\nThe same {steps} steps, with the same weights and scenes, were run twice:")
-    print(f"on {devices} ({batch // many.devices} scenes per step on each) and on 1 device.")
+    print(f"on {devices} (scenes per step on each: {batch // many.devices}) and on 1 device.")
     if worst <= TOLERANCE:
         print(f"All {len(one.history[0])} losses of all {steps} steps agree up to float rounding:")
     else:

@@ -151,7 +151,7 @@ def test_two_processes_train_one_model():
     done = run("data_parallel.py", "--processes", 2, "--steps", 2, "--batch", 2)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "losses of all 2 steps agree up to float rounding" in done.stdout
-    assert "on 2 devices (1 scenes per step on each) and on 1 device" in done.stdout
+    assert "on 2 devices (scenes per step on each: 1) and on 1 device" in done.stdout
     assert "share the CPU cores of one machine, so no speed-up is expected" in done.stdout
     assert re.search(r"2 processes: 100%.* 2/2", done.stderr)
 
