@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._numerics import enable_x64, expand_mask
@@ -48,8 +51,24 @@ def negatives_to_keep(num_pos: jax.Array, num_neg: jax.Array, neg_pos_ub: float)
     if not 0 < neg_pos_ub < _INT32_MAX:
         return num_neg
     with enable_x64(True):
-        positives = jnp.maximum(num_pos, 1).astype(jnp.float64)
-        negatives = num_neg.astype(jnp.float64)
-        limited = negatives / positives > neg_pos_ub
-        limit = jnp.minimum(jnp.floor(positives * neg_pos_ub), negatives)
-        return jnp.where(limited, limit, negatives).astype(jnp.int32)
+        positives, negatives = _as_float64(jnp.maximum(num_pos, 1)), _as_float64(num_neg)
+        bound = _float64_constant(neg_pos_ub)
+        limited = negatives / positives > bound
+        limit = lax.min(lax.floor(positives * bound), negatives)
+        return lax.select(limited, limit, negatives).astype(jnp.int32)
+
+
+def _as_float64(x: ArrayLike) -> jax.Array:
+    return lax.convert_element_type(x, jnp.float64)
+
+
+def _float64_constant(number: float) -> jax.Array:
+    """A number in float64, as the exact sum of three float32 constants of 24 bits each.
+
+    JAX 0.6 rounds float64 constants to float32 when it compiles a step.
+    """
+    parts = []
+    for _ in range(3):
+        parts.append(np.float32(number))
+        number -= float(parts[-1])
+    return _as_float64(parts[0]) + _as_float64(parts[1]) + _as_float64(parts[2])
