@@ -3,6 +3,7 @@
 import functools
 import pickle
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,7 +112,11 @@ def test_weight_broadcasts_in_one_way_only():
         SumWeightedLoss(jnp.ones(3), 1.0)(jnp.ones((3, 3)))
 
 
-def test_the_factor_must_be_a_scalar():
+@pytest.mark.parametrize("chex_enabled", [True, False])
+def test_the_factor_must_be_a_scalar(chex_enabled, request):
+    if not chex_enabled:
+        chex.disable_asserts()
+        request.addfinalizer(chex.enable_asserts)
     message = (
         "SumWeightedLoss: avg_factor must be a scalar, got avg_factor (3,). "
         "To divide each element by its own factor, divide the weight."
