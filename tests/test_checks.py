@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from error_text import raises
 
-from vis4d_jax_loss import cross_entropy, iou_loss, multi_pos_cross_entropy
 from vis4d_jax_loss import _checks as checks
+from vis4d_jax_loss import cross_entropy, iou_loss, multi_pos_cross_entropy
 
 
 def test_an_error_names_function_rule_value_and_remedy():

@@ -17,6 +17,7 @@ from vis4d_jax_loss._numerics import enable_x64
 
 REDUCERS = [vjl.identity_loss, vjl.mean_loss, jnp.mean]
 
+
 def differentiate(case, inputs, where=None, reducer=vjl.mean_loss):
     """Value and gradients of a loss, jitted once for each case, reducer and kind of call."""
     wrt = {name: inputs[name] for name in case.wrt}

@@ -58,7 +58,7 @@ def test_a_check_is_mapped_by_vmap():
 
 def test_an_array_without_batch_axis_may_have_a_batch_of_checks():
     limits = jnp.array([[0.0, 0.0], [9.0, 9.0]])
-    step = jax.vmap(lambda limit: 2 * expect(GOOD, GOOD < limit, "f: x is too small"))
+    step = jax.vmap(lambda limit: 2 * expect(GOOD, limit > GOOD, "f: x is too small"))
     np.testing.assert_array_equal(step(limits), [2 * GOOD] * 2)
     logits = jnp.array([[0.0, 1.0, 2.0], [3.0, 0.0, 1.0]])
     targets = jnp.array([[0, 1], [255, 2], [2, 255]])

@@ -46,9 +46,7 @@ def test_without_a_mask_nothing_is_replaced(read):
 
 @pytest.mark.parametrize("read", [read_elements, read_boxes, read_pairs])
 def test_predictions_and_targets_must_match(read):
-    message = (
-        f"f: pred and target must have the same shape, got pred (2, 4) and target (1, 4). {BROADCAST}"
-    )
+    message = f"f: pred and target must have the same shape, got pred (2, 4) and target (1, 4). {BROADCAST}"
     with raises(ValueError, message):
         read("f", np.ones((2, 4)), np.ones((1, 4)), None)
     message = "f: pred must hold floating-point or integer numbers, got pred bool. Cast it first."
@@ -136,8 +134,6 @@ def test_logits_must_be_at_least_as_large_as_labels(output, target, class_axis):
 
 
 def test_labels_must_be_numeric():
-    message = (
-        "f: target must hold floating-point or integer numbers, got target complex64. Cast it first."
-    )
+    message = "f: target must hold floating-point or integer numbers, got target complex64. Cast it first."
     with raises(TypeError, message):
         check_logits("f", jnp.zeros((2, 3)), jnp.zeros(2, jnp.complex64), -1)

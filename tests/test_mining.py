@@ -55,7 +55,9 @@ def selections(draw):
 @given(selections())
 def test_top_k_mask_agrees_with_a_sort(selection):
     values, k, where = selection
-    np.testing.assert_array_equal(compiled_top_k(values, k, where), slow_top_k_mask(values, k, where))
+    np.testing.assert_array_equal(
+        compiled_top_k(values, k, where), slow_top_k_mask(values, k, where)
+    )
 
 
 @pytest.mark.parametrize("k", [-1, 0, 1, 3, 7, 8, 2**40])
@@ -69,7 +71,9 @@ def test_k_may_be_negative_and_larger_than_the_array(k):
 def test_ties_go_to_the_lowest_flat_index():
     values = jnp.array([[1.0, 5.0, 1.0], [1.0, 1.0, 1.0]])
     np.testing.assert_array_equal(compiled_top_k(values, 3), [[True, True, True], [False] * 3])
-    np.testing.assert_array_equal(compiled_top_k(values[:, ::-1], 4), [[True] * 3, [True, False, False]])
+    np.testing.assert_array_equal(
+        compiled_top_k(values[:, ::-1], 4), [[True] * 3, [True, False, False]]
+    )
 
 
 def test_zeros_tie_and_nan_is_the_largest():
@@ -91,7 +95,9 @@ def test_subnormal_numbers_are_distinguished():
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.int4])
 def test_narrow_dtypes(dtype):
     values = jnp.array([-3, 7, 0, 5, 7, -8], dtype)
-    np.testing.assert_array_equal(compiled_top_k(values, 3), [False, True, False, True, True, False])
+    np.testing.assert_array_equal(
+        compiled_top_k(values, 3), [False, True, False, True, True, False]
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.int64, jnp.uint64])

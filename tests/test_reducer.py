@@ -200,5 +200,8 @@ def test_sums_are_added_over_a_mesh_axis():
 
 def test_parameters_of_a_callable():
     assert list(parameters_of(worst)) == ["loss"]
-    assert list(parameters_of(functools.partial(l1_loss, reducer=jnp.mean)))[:2] == ["pred", "target"]
+    assert list(parameters_of(functools.partial(l1_loss, reducer=jnp.mean)))[:2] == [
+        "pred",
+        "target",
+    ]
     assert parameters_of(dict) is None

@@ -21,7 +21,11 @@ PAIRS = jnp.ones((1, 2))
 PAIR_TARGETS = "target must hold 1 (same), 0 (different) or -1 (ignored)"
 REPORTS = {
     "l1_loss: pred must be finite. Bad values: 1 of 2.": (l1_loss, [1.0, jnp.nan], [0.0, 0.0]),
-    "cross_entropy: output must be finite. Bad values: 1 of 2.": (cross_entropy, [[0, jnp.inf]], [0]),
+    "cross_entropy: output must be finite. Bad values: 1 of 2.": (
+        cross_entropy,
+        [[0, jnp.inf]],
+        [0],
+    ),
     "cross_entropy: target must hold labels from 0 to 1, or ignore_index. Bad values: 2 of 3.": (
         cross_entropy,
         jnp.zeros((3, 2)),
