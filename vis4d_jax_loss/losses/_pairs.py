@@ -1,12 +1,12 @@
 """What a target says about a pair of embeddings, and how many negative pairs are kept."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._numerics import enable_x64, expand_mask
@@ -51,24 +51,34 @@ def negatives_to_keep(num_pos: jax.Array, num_neg: jax.Array, neg_pos_ub: float)
     if not 0 < neg_pos_ub < _INT32_MAX:
         return num_neg
     with enable_x64(True):
-        positives, negatives = _as_float64(jnp.maximum(num_pos, 1)), _as_float64(num_neg)
-        bound = _float64_constant(neg_pos_ub)
-        limited = negatives / positives > bound
-        limit = lax.min(lax.floor(positives * bound), negatives)
-        return lax.select(limited, limit, negatives).astype(jnp.int32)
+        return _negatives_to_keep(num_pos, num_neg, neg_pos_ub)
 
 
-def _as_float64(x: ArrayLike) -> jax.Array:
+# Written for JAX 0.6 under checkify: a jit of its own, because JAX computes no float64 outside of
+# one, and operations of lax, because the inner functions of jnp are traced again without float64.
+@partial(jax.jit, static_argnums=2)
+def _negatives_to_keep(num_pos: jax.Array, num_neg: jax.Array, neg_pos_ub: float) -> jax.Array:
+    positives, negatives = _as_float64(lax.max(num_pos, np.int32(1))), _as_float64(num_neg)
+    bound = _float64_constant(neg_pos_ub, like=num_pos)
+    limited = lax.gt(lax.div(negatives, positives), bound)
+    limit = lax.min(lax.floor(lax.mul(positives, bound)), negatives)
+    return lax.convert_element_type(lax.select(limited, limit, negatives), jnp.int32)
+
+
+def _as_float64(x: jax.Array) -> jax.Array:
     return lax.convert_element_type(x, jnp.float64)
 
 
-def _float64_constant(number: float) -> jax.Array:
+def _float64_constant(number: float, like: jax.Array) -> jax.Array:
     """A number in float64, as the exact sum of three float32 constants of 24 bits each.
 
-    JAX 0.6 rounds float64 constants to float32 when it compiles a step.
+    JAX 0.6 rounds float64 constants to float32 when it compiles a step. It also casts a float64
+    scalar to float32 when vmap broadcasts it, so the constants depend on the batched ``like``.
     """
+    zero = lax.convert_element_type(lax.mul(like, np.int32(0)), jnp.float32)
     parts = []
     for _ in range(3):
         parts.append(np.float32(number))
         number -= float(parts[-1])
-    return _as_float64(parts[0]) + _as_float64(parts[1]) + _as_float64(parts[2])
+    first, second, third = (_as_float64(lax.add(zero, part)) for part in parts)
+    return lax.add(lax.add(first, second), third)
