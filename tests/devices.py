@@ -24,7 +24,7 @@ COMMUNICATION = re.compile(
 
 every_kind = pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
 
-set_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh  # its name before JAX 0.7
+set_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh  # the name before JAX 0.7
 
 
 def make_mesh(kind):

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from versions import needs_jax
 
 import vis4d_jax_loss as vjl
 
 MEAN = vjl.mean_loss
+SLACK = 1.04  # partial sums of several threads
 VECTOR, BOXES, PAIRS = (400_000,), (100_000, 4), (256, 512)
 
 
@@ -41,12 +43,15 @@ def passes(loss, *arrays):
     """Instructions of the program whose result is as large as the gradient."""
     shape = ",".join(map(str, arrays[0].shape))
     instructions = re.findall(rf"= \w+\[{shape}\]\S* (\w[\w-]*)\(", program(loss, *arrays))
-    return [name for name in instructions if name not in ("parameter", "bitcast")]
+    # Before JAX 0.10, a fusion that uses several threads is a call.
+    names = [name.replace("call", "fusion") for name in instructions]
+    return [name for name in names if name not in ("parameter", "bitcast")]
 
 
 SMOOTH = [vjl.SmoothL1Loss(MEAN, beta) for beta in (1.0, 0.5, 1 / 9, 2.0)]
 
 
+@needs_jax("0.10", "before it, XLA stores one loss per element to add them up")
 @pytest.mark.parametrize("loss", [vjl.L1Loss(MEAN), vjl.L2Loss(MEAN), *SMOOTH])
 def test_regression_stores_only_the_gradient(loss):
     inputs = array(*VECTOR), array(*VECTOR)
@@ -60,13 +65,13 @@ def test_regression_stores_only_the_gradient(loss):
 @pytest.mark.parametrize("loss", [vjl.L1Loss(MEAN), vjl.L2Loss(MEAN), vjl.SmoothL1Loss(MEAN)])
 def test_regression_in_half_precision_stores_no_more_than_its_inputs(loss, dtype):
     inputs = array(*VECTOR, dtype=dtype), array(*VECTOR, dtype=dtype)
-    assert temporaries(loss, *inputs) <= size(*inputs) + 1000
+    assert temporaries(loss, *inputs) <= SLACK * size(*inputs)
 
 
 @pytest.mark.parametrize("loss", SMOOTH)
 def test_smooth_l1_of_boxes_stores_its_losses_and_the_gradient(loss):
     inputs = array(*BOXES), array(*BOXES)
-    assert temporaries(loss, *inputs) <= size(inputs[0]) + 1000
+    assert temporaries(loss, *inputs) <= SLACK * size(inputs[0])
     assert passes(jax.grad(loss), *inputs) == ["fusion"]
     assert passes(jax.value_and_grad(loss), *inputs) == ["fusion"] * 2
 
@@ -91,7 +96,7 @@ def test_masked_regression_stores_no_more_than_its_inputs_in_float32(loss, dtype
     masked = compiled(
         jax.value_and_grad(lambda p, t, where: loss(p, t, where=where)), *inputs, where
     )
-    limit = 2 * size(array(*BOXES))
+    limit = SLACK * 2 * size(array(*BOXES))
     assert masked.memory_analysis().temp_size_in_bytes <= limit
 
 

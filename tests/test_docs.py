@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from versions import needs_flax, needs_jax
 
 import vis4d_jax_loss
 
@@ -28,12 +29,23 @@ SHOWN = [
 ]
 
 
+NEEDS = {
+    "composition": needs_flax("0.11", "nnx.Optimizer.update(model, gradient)"),
+    "many_devices": needs_jax("0.7.2", "jax.set_mesh"),
+    "mixed_precision": needs_jax("0.8", "jax.enable_x64"),
+}
+
+
+def page_with_its_needs(page):
+    return pytest.param(page, id=page.stem, marks=NEEDS.get(page.stem, ()))
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_of_docstrings_run(name):
     assert doctest.testmod(importlib.import_module(name), extraglobs=NAMES).failed == 0
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page_with_its_needs(page) for page in PAGES])
 def test_the_examples_of_a_page_run(page):
     results = doctest.testfile(str(page), module_relative=False)
     assert results.attempted > 0
