@@ -58,7 +58,7 @@ def test_uneven_shards_give_the_global_mean():
     assert reduce(lambda loss, where: weighted(loss, where=where)) == 3
 
 
-def test_weights_and_factors_that_differ_between_shards():
+def test_weights_and_factors_may_differ_between_shards():
     mesh = make_mesh(AxisType.Explicit)
     rng = np.random.default_rng(0)
     loss, weight = rng.normal(size=(2, 16)).astype(np.float32)

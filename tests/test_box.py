@@ -26,7 +26,7 @@ def test_values_by_hand():
 
 
 def test_a_gradient_by_hand():
-    # Moving the right side of the left box by d: shared area 1 + 2 d, union 4 + 2 - 1.
+    # If the right side of the left box moves by d, the shared area is 1 + 2 d, and the union stays 5.
     left, right = jnp.array([0.0, 0.0, 1.5, 2.0]), jnp.array([1.0, 0.0, 2.5, 2.0])
     shared, union = 0.5 * 2, 3 + 3 - 1
     expected = (2 * union - shared * (2 - 2)) / union**2

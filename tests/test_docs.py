@@ -21,7 +21,7 @@ NAMES = {name: getattr(vis4d_jax_loss, name) for name in vis4d_jax_loss.__all__}
 NAMES |= {"jax": jax, "jnp": jnp, "NamedSharding": NamedSharding, "P": P}
 DOCS = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "gallery").glob("*.md")])
 PAGES = [page for page in [ROOT / "README.md", *DOCS] if ">>>" in page.read_text()]
-# Aliases for annotations: what they mean is said by the functions that use them.
+# Types for annotations; the functions that use them explain them.
 TYPES = {"AxisName", "InputPath", "IoUMode", "Schedule", "TermWeight"}
 LOSSES = [name for name in vis4d_jax_loss.__all__ if re.search("[a-z](_loss|entropy)$", name)]
 SHOWN = [

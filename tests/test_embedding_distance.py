@@ -55,7 +55,7 @@ def test_ties_go_to_the_lowest_index():
     np.testing.assert_array_equal(weight, [[1, 1, 1], [0, 0, 0]])
 
 
-def test_the_maximum_is_computed_like_in_python():
+def test_the_maximum_is_computed_as_in_python():
     pred, target = jnp.full((10, 20), 0.5), jnp.arange(200).reshape(10, 20) < 100
     _, _, count = EmbeddingDistanceLoss(neg_pos_ub=0.29).update_weight(
         pred, target, jnp.ones((10, 20))

@@ -94,7 +94,7 @@ def test_an_invalid_target_gives_nan(bad):
 
 
 @pytest.mark.parametrize("dtype", [bool, jnp.uint8, jnp.int32, jnp.bfloat16])
-def test_targets_of_any_dtype(dtype):
+def test_targets_may_have_any_dtype(dtype):
     pred, target = jnp.array([[1.0, 0.0, 0.5]]), jnp.array([[1, 0, 0]])
     np.testing.assert_array_equal(
         multi_pos_cross_entropy(pred, target.astype(dtype)), multi_pos_cross_entropy(pred, target)

@@ -44,7 +44,7 @@ class Derived:
         return 2 * self.once
 
 
-class OldSlots:
+class WithSlots:
     __slots__ = ("boxes",)
 
     def __init__(self, boxes):
@@ -52,7 +52,7 @@ class OldSlots:
 
 
 @dataclasses.dataclass(slots=True)
-class Slots:
+class DataclassWithSlots:
     boxes: Any
 
 
@@ -70,8 +70,8 @@ class Slots:
         ({"layer.1": {"x": 1.0}, "layer": {"x": 2.0}}, "layer.1.x"),
         (Derived(0.5), "twice"),
         (Derived(0.5), "double"),
-        (OldSlots(1.0), "boxes"),
-        (Slots((1.0, 2.0)), "boxes.0"),
+        (WithSlots(1.0), "boxes"),
+        (DataclassWithSlots((1.0, 2.0)), "boxes.0"),
         (nnx.Dict(box=jnp.float32(1)), "box"),
     ],
 )
@@ -197,20 +197,20 @@ def test_losses_of_optax_and_jax_get_no_mask_of_the_call():
     assert LossModule({"m": mean})(square, square)[0] == 1
 
 
-def draw(x, key):
+def scaled_noise(x, key):
     return x * jax.random.uniform(key)
 
 
 def test_each_term_gets_a_different_key():
     def losses_of(*names):
-        terms = {name: LossTerm(draw, 1.0, {"x": pred_key()}) for name in names}
+        terms = {name: LossTerm(scaled_noise, 1.0, {"x": pred_key()}) for name in names}
         _, metrics = LossModule(terms)(jnp.float32(1), {}, key=jax.random.key(0))
         return {name: float(metrics[name]) for name in names}
 
     two = losses_of("a", "b")
     assert two["a"] != two["b"]
     assert losses_of("c", "b", "a") == two | losses_of("c")  # other terms change nothing
-    given = LossTerm(draw, 1.0, {"x": pred_key(), "key": data_key("key")})
+    given = LossTerm(scaled_noise, 1.0, {"x": pred_key(), "key": data_key("key")})
     key = jax.random.key(7)
     value = LossModule({"a": given})(1.0, {"key": key}, key=jax.random.key(0))[0]
     assert value == jax.random.uniform(key)
@@ -218,11 +218,11 @@ def test_each_term_gets_a_different_key():
 
 @pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])
 def test_a_key_bound_by_a_partial_is_kept(make):
-    bound = functools.partial(draw, key=make(7))
+    bound = functools.partial(scaled_noise, key=make(7))
     objective = LossModule(
         {
             "bound": LossTerm(bound, 1.0, {"x": pred_key()}),
-            "free": LossTerm(draw, 1.0, {"x": pred_key()}),
+            "free": LossTerm(scaled_noise, 1.0, {"x": pred_key()}),
         }
     )
     _, metrics = jax.jit(objective)(1.0, {}, key=make(0))
