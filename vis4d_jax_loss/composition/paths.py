@@ -1,22 +1,16 @@
-"""Paths: where the arguments of a loss come from, and how its results are named."""
+"""Paths into the outputs and the batch, and the names of the results of a loss."""
 
 import dataclasses
 import functools
-import inspect
 import types
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
-from vis4d_jax_loss._checks import check_mask
-from vis4d_jax_loss._numerics import expand_mask
 from vis4d_jax_loss.composition import errors
-from vis4d_jax_loss.reducer import parameters_of
 
 # Attributes that are not in the dictionary of an object.
 _DESCRIPTORS = (property, functools.cached_property, types.MemberDescriptorType)
@@ -93,45 +87,6 @@ def members(node: Any) -> dict[str, Any]:
 
 def is_array(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray)
-
-
-def arguments_of(
-    loss: Callable[..., Any],
-    inputs: Mapping[str, InputPath],
-    term: str,
-    outputs: Any,
-    batch: Any,
-    key: jax.Array | None,
-    where: ArrayLike | None,
-) -> dict[str, Any]:
-    """The arguments with which the loss of a term is called."""
-    sources = {"outputs": outputs, "batch": batch}
-    arguments = {name: find(sources[place.source], place) for name, place in inputs.items()}
-    # An argument that functools.partial has bound is the default in its signature.
-    defaults = {name: p.default for name, p in (parameters_of(loss) or {}).items()}
-    takes_key = any(
-        defaults.get("key", False) is default for default in (None, inspect.Parameter.empty)
-    )
-    if key is not None and takes_key:
-        # Fold in the name: adding a term does not change the randomness of the others.
-        own_key = jax.random.fold_in(key, zlib.crc32(term.encode()))
-        arguments = {"key": own_key} | arguments
-    if where is not None and "where" in defaults:
-        errors.check_masks_leading_axes(loss)
-        bound = None if defaults["where"] is inspect.Parameter.empty else defaults["where"]
-        arguments["where"] = _intersection(arguments.get("where", bound), jnp.asarray(where))
-    errors.check_key_and_where(defaults, arguments)
-    return arguments
-
-
-def _intersection(own: ArrayLike | None, shared: jax.Array) -> jax.Array:
-    """Elements that two masks over leading axes both contain."""
-    if own is None:
-        return shared
-    small, large = sorted([jnp.asarray(own), shared], key=jnp.ndim)
-    check_mask("LossModule", small, large.shape)
-    check_mask("LossModule", large, large.shape)
-    return expand_mask(small, large.shape) & large
 
 
 def scalars(path: str, result: Any) -> Iterator[tuple[str, jax.Array | None]]:
