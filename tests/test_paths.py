@@ -65,6 +65,8 @@ class Slots:
         (Boxes(1.0, 2), "xyxy"),
         (Outputs({"box": Boxes(1.0, 2)}), "heads.box.xyxy"),
         (SimpleNamespace(levels=[0.0, Outputs(1.0)]), "levels.1.heads"),
+        (SimpleNamespace(levels=[0.0, {"x": 1.0}]), "levels.-1.x"),
+        ((1.0, 2.0), "-2"),
         ({0: {"x": 1.0}}, "0.x"),
         ({"layer.1": {"x": 1.0}, "layer": {"x": 2.0}}, "layer.1.x"),
         (Derived(0.5), "twice"),
@@ -250,3 +252,13 @@ def test_results_become_scalars_with_dotted_names():
     expected = {"a": 1, "b.c": 2, "d.box": 3, "d.mask": None}
     assert dict(scalars("", result)) == expected
     assert dict(scalars("", jnp.float32(4))) == {"": 4}
+
+
+def test_a_place_before_the_first_is_an_error():
+    objective = LossModule({"t": LossTerm(identity, 1.0, {"x": pred_key("levels.-3")})})
+    message = (
+        'LossModule: inputs must name what exists, and "-3" does not, got outputs.levels.-3. '
+        'Available: "0", "1".'
+    )
+    with raises(ValueError, message):
+        objective({"levels": [1.0, 2.0]}, {})

@@ -1,7 +1,7 @@
 """LossModule: named losses and weights, added up to one total and its metrics."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -70,7 +70,7 @@ class LossModule(Objective):
 
     def __init__(
         self,
-        terms: "Mapping[str, LossTerm | LossModule] | Iterable[tuple[str, LossTerm | LossModule]]",
+        terms: "Mapping[str, LossTerm | LossModule] | Sequence[tuple[str, LossTerm | LossModule]]",
         exclude: str | Iterable[str] = (),
         *,
         unweighted: bool = False,

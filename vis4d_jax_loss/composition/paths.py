@@ -23,12 +23,16 @@ class InputPath(NamedTuple):
     path: str
 
 
-def pred_key(path: str = "") -> InputPath:
+def pred_key(path: str = "") -> Any:
     """Name a part of the model's outputs.
 
     Args:
         path: Dotted path through mappings, attributes, named tuples and sequences, such as
-            ``"rpn.boxes"`` or ``"levels.0"``. Without a path, all of the outputs.
+            ``"rpn.boxes"``, ``"levels.0"`` or ``"levels.-1"``. Without a path, all of the outputs.
+
+    Returns:
+        An :class:`InputPath`. Type checkers accept it wherever the loss expects an array, such as
+        in ``SumWeightedLoss(data_key("weight"), data_key("num_samples"))``.
 
     Example:
         >>> term = LossTerm(L1Loss(mean_loss), inputs={"pred": pred_key(), "target": data_key("y")})
@@ -39,7 +43,7 @@ def pred_key(path: str = "") -> InputPath:
     return InputPath("outputs", path)
 
 
-def data_key(path: str = "") -> InputPath:
+def data_key(path: str = "") -> Any:
     """Name a part of the batch.
 
     Args:
@@ -60,13 +64,22 @@ def find(node: Any, place: InputPath) -> Any:
         parts = members(node)
         dotted = [name for name in parts if f"{path}.".startswith(f"{name}.")]
         name = max(dotted, key=len, default=path.partition(".")[0])
-        is_attribute = isinstance(getattr(type(node), name, None), _DESCRIPTORS)
-        if name not in parts and is_attribute and not is_array(node):
-            # Attributes of an array, such as T, are not parts of the outputs.
-            parts |= {name: getattr(node, name)}
+        if name not in parts:
+            parts |= _unlisted(node, name)
         errors.check_found(name, f"{place.source}.{place.path}", parts, node)
         node, path = parts[name], path[len(name) + 1 :]
     return node
+
+
+def _unlisted(node: Any, name: str) -> dict[str, Any]:
+    """A property of an object, or a place that is counted from the end of a sequence."""
+    if is_array(node):
+        # Attributes of an array, such as T, are not parts of the outputs.
+        return {}
+    if isinstance(node, Sequence) and name in map(str, range(-len(node), 0)):
+        return {name: node[int(name)]}
+    is_attribute = isinstance(getattr(type(node), name, None), _DESCRIPTORS)
+    return {name: getattr(node, name)} if is_attribute else {}
 
 
 def members(node: Any) -> dict[str, Any]:
