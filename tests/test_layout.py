@@ -23,7 +23,8 @@ FLOORS = [
     [name for name in FILES if name.startswith("losses.") and "._" not in name],
     ["composition.errors"],
     ["composition.paths"],
-    ["composition.weights"],
+    ["composition.arguments", "composition.weights"],
+    ["composition.term"],
     ["composition.objective"],
     ["__init__"],
 ]

@@ -66,6 +66,8 @@ class DataclassWithSlots:
         (Boxes(1.0, 2), "xyxy"),
         (Outputs({"box": Boxes(1.0, 2)}), "heads.box.xyxy"),
         (SimpleNamespace(levels=[0.0, Outputs(1.0)]), "levels.1.heads"),
+        (SimpleNamespace(levels=[0.0, {"x": 1.0}]), "levels.-1.x"),
+        ((1.0, 2.0), "-2"),
         ({0: {"x": 1.0}}, "0.x"),
         ({"layer.1": {"x": 1.0}, "layer": {"x": 2.0}}, "layer.1.x"),
         (Derived(0.5), "twice"),
@@ -138,7 +140,9 @@ def test_the_mask_of_the_call_narrows_each_mask():
             "none": LossTerm(L1, inputs={"pred": pred_key(), "target": data_key("x")}),
             "finer": LossTerm(L1, inputs=own),
             "same": LossTerm(L1, inputs=own | {"where": data_key("rows")}),
-            "unmasked": LossTerm(lambda x: jnp.mean(x), inputs={"x": data_key("valid")}),
+            "unmasked": LossTerm(
+                lambda x: jnp.mean(x), inputs={"x": data_key("valid"), "where": None}
+            ),
         }
     )
     batch = {"x": np.zeros_like(x), "valid": valid, "rows": np.array([True, True, False])}
@@ -181,7 +185,8 @@ def test_losses_of_optax_and_jax_get_no_mask_of_the_call():
     square, where = jnp.ones((3, 3)), jnp.array([True, True, False])
     message = (
         "LossModule: cannot pass where= to losses of optax or JAX, whose masks broadcast from the "
-        "right, got {}. Wrap it in a lambda; if it needs a mask, take one from the batch."
+        "right, got {}. Wrap it in a function with an argument where. If its inputs contain no padding, "
+        'add "where": None to the inputs of the term.'
     )
     for loss in (
         ranking.loss,
@@ -255,3 +260,13 @@ def test_results_become_scalars_with_dotted_names():
     expected = {"a": 1, "b.c": 2, "d.box": 3, "d.mask": None}
     assert dict(scalars("", result)) == expected
     assert dict(scalars("", jnp.float32(4))) == {"": 4}
+
+
+def test_a_place_before_the_first_is_an_error():
+    objective = LossModule({"t": LossTerm(identity, 1.0, {"x": pred_key("levels.-3")})})
+    message = (
+        'LossModule: inputs must name what exists, and "-3" does not, got outputs.levels.-3. '
+        'Available: "0", "1".'
+    )
+    with raises(ValueError, message):
+        objective({"levels": [1.0, 2.0]}, {})

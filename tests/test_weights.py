@@ -171,7 +171,7 @@ def test_a_dict_of_weights_gives_1_to_the_other_losses():
 
 @pytest.mark.parametrize(
     ("weight", "expected"),
-    [(2.0, []), (jnp.float32(2), [2.0]), ({"a": jnp.float32(2), "b": 3.0}, [2.0])],
+    [(2.0, []), (jnp.float32(2), [2.0]), ({"a": jnp.float32(2), "b": 3.0}, [{"a": 2.0}])],
 )
 def test_a_weight_is_split_into_arrays_and_a_hashable_rest(weight, expected):
     is_array = which_are_arrays(weight)

@@ -4,8 +4,9 @@ A port of ``vis4d.op.loss`` with masks for padded batches and gradients that are
 """
 
 from vis4d_jax_loss.base import Loss
-from vis4d_jax_loss.composition.objective import LossModule, LossTerm
+from vis4d_jax_loss.composition.objective import LossModule
 from vis4d_jax_loss.composition.paths import InputPath, data_key, pred_key
+from vis4d_jax_loss.composition.term import LossTerm
 from vis4d_jax_loss.composition.weights import Schedule, TermWeight
 from vis4d_jax_loss.losses.common import (
     L1Loss,

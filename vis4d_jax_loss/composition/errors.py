@@ -12,6 +12,9 @@ import numpy as np
 
 from vis4d_jax_loss._checks import fail, is_numeric
 
+_WRITE_INPUTS = 'Write inputs={"pred": pred_key("boxes"), "target": data_key("boxes")}.'
+_OPT_OUT = 'If its inputs contain no padding, add "where": None to the inputs of the term.'
+
 
 def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in names) or "nothing"
@@ -35,6 +38,16 @@ def note_term(term: str) -> Iterator[None]:
         yield
     except Exception as error:
         error.add_note(f'Raised in the term "{term}" of a LossModule.')
+        raise
+
+
+@contextmanager
+def note_input(place: str) -> Iterator[None]:
+    """Add to any error for which input it was raised."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"Raised for the input {place}.")
         raise
 
 
@@ -84,6 +97,12 @@ def check_terms(pairs: Sequence[tuple[str, Any]], kind: type) -> None:
             fail(TypeError, "LossModule", rule, kind_of(term), remedy)
 
 
+def check_unweighted(unweighted: Any) -> None:
+    if not isinstance(unweighted, bool):
+        got = kind_of(unweighted)
+        fail(TypeError, "LossModule", "unweighted must be True or False", got, "")
+
+
 def check_loss(loss: Any) -> None:
     if not callable(loss):
         fail(TypeError, "LossTerm", "loss must be callable", kind_of(loss), "")
@@ -92,18 +111,24 @@ def check_loss(loss: Any) -> None:
         fail(TypeError, "LossTerm", rule, f"the class {loss.__name__}", remedy)
 
 
-def check_inputs(inputs: Any, kind: type) -> None:
-    remedy = 'Write inputs={"pred": pred_key("boxes"), "target": data_key("boxes")}.'
+def check_inputs(inputs: Any) -> None:
     if not isinstance(inputs, Mapping):
-        fail(TypeError, "LossTerm", "inputs must be a dict", kind_of(inputs), remedy)
-    for argument, path in inputs.items():
-        if not isinstance(path, kind):
-            rule = f'the input "{argument}" must be a pred_key or a data_key'
-            fail(TypeError, "LossTerm", rule, kind_of(path), remedy)
+        fail(TypeError, "LossTerm", "inputs must be a dict", kind_of(inputs), _WRITE_INPUTS)
+
+
+def fail_input(place: str, value: Any) -> NoReturn:
+    remedy = _WRITE_INPUTS
+    if isinstance(value, jax.Array | np.ndarray):
+        remedy = (
+            "Put the array into the batch and name it by data_key, "
+            "or bind it with functools.partial."
+        )
+    rule = f"the input {place} must be a pred_key or a data_key"
+    fail(TypeError, "LossTerm", rule, kind_of(value), remedy)
 
 
 def check_arguments(
-    loss: Any, inputs: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter] | None
+    loss: Any, inputs: Collection[str], parameters: Mapping[str, inspect.Parameter] | None
 ) -> None:
     """Every input is an argument of the loss, and every required argument is an input."""
     if parameters is None:
@@ -129,14 +154,26 @@ def check_arguments(
             fail(ValueError, "LossTerm", rule, _quoted(inputs), remedy)
 
 
+def name_of(loss: Any) -> str:
+    function = getattr(loss, "func", loss)
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def check_takes_mask(term: str, loss: Any, takes_where: bool) -> None:
+    """A loss without an argument where would read the padding."""
+    if not takes_where:
+        rule = "with where=, the loss of each term must have an argument where"
+        got = f'{name_of(loss)} in the term "{term}"'
+        fail(ValueError, "LossModule", rule, got, f"Give the loss an argument where. {_OPT_OUT}")
+
+
 def check_masks_leading_axes(loss: Any) -> None:
     """The masks of optax and JAX broadcast from the right, and would take rows for columns."""
     function = getattr(loss, "func", loss)
     if str(getattr(function, "__module__", "")).partition(".")[0] in ("jax", "optax"):
         rule = "cannot pass where= to losses of optax or JAX, whose masks broadcast from the right"
-        remedy = "Wrap it in a lambda; if it needs a mask, take one from the batch."
-        name = getattr(function, "__name__", type(function).__name__)
-        fail(TypeError, "LossModule", rule, name, remedy)
+        remedy = f"Wrap it in a function with an argument where. {_OPT_OUT}"
+        fail(TypeError, "LossModule", rule, name_of(loss), remedy)
 
 
 def check_key_and_where(defaults: Mapping[str, Any], arguments: Collection[str]) -> None:

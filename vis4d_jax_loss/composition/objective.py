@@ -1,102 +1,30 @@
-"""LossModule and LossTerm: named losses and weights, added up to one total and its metrics."""
+"""LossModule: named losses and weights, added up to one total and its metrics."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax.core import FrozenDict
+from jax.tree_util import GetAttrKey
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss.composition import errors
-from vis4d_jax_loss.composition.paths import InputPath, arguments_of, data_key, pred_key, scalars
-from vis4d_jax_loss.composition.weights import (
-    TermWeight,
-    frozen_weight,
-    join_arrays,
-    split_arrays,
-    weighted,
-    weights_by_path,
-    which_are_arrays,
+from vis4d_jax_loss.composition.arguments import Call
+from vis4d_jax_loss.composition.term import (
+    Entry,
+    LossTerm,
+    Objective,
+    evaluate,
+    set_fields,
+    sum_of,
+    unchecked,
 )
-from vis4d_jax_loss.reducer import parameters_of
 
 
-@jax.tree_util.register_pytree_node_class
-@dataclasses.dataclass(frozen=True)
-class LossTerm:
-    """One term of a :class:`LossModule`: a loss, its weight, and where its arguments come from.
-
-    Args:
-        loss: A module or function of this library or of optax, a lambda, or another
-            :class:`LossModule`. It returns a scalar, or scalars in dicts, named tuples and
-            dataclasses, which may be nested; None means that a loss is left out.
-        weight: A number, a scalar array (traced or not), or a schedule, which is called with the
-            step. A schedule is compared by identity, so create it once. For a loss that returns a
-            dict, a dict of such weights by dotted path; losses that it does not name have weight 1.
-        inputs: Maps the names of the loss's arguments to :func:`pred_key` or :func:`data_key`. A
-            :class:`LossModule` takes ``outputs`` and ``batch``; by default it gets all of both.
-
-    Raises:
-        ValueError: If the loss has no such argument, or ``inputs`` lacks a required one.
-        TypeError: If ``loss`` is not callable, or a weight or an input has the wrong type.
-
-    Example:
-        >>> import optax
-        >>> term = LossTerm(SegCrossEntropyLoss(), weight=optax.linear_schedule(0.0, 1.0, 1000),
-        ...     inputs={"output": pred_key("logits"), "target": data_key("mask")})
-        >>> print(*term.inputs)
-        output target
-    """
-
-    loss: Callable[..., Any]
-    weight: TermWeight | Mapping[str, TermWeight] = 1.0
-    inputs: Mapping[str, InputPath] = FrozenDict()
-    _is_array: tuple[bool, ...] = dataclasses.field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        nested = isinstance(self.loss, LossModule)
-        errors.check_loss(self.loss)
-        weight = frozen_weight(self.weight, nested)
-        errors.check_inputs(self.inputs, InputPath)
-        inputs = {"outputs": pred_key(), "batch": data_key()} if nested else {}
-        inputs |= self.inputs
-        errors.check_arguments(self.loss, inputs, parameters_of(self.loss))
-        inputs = FrozenDict(inputs)
-        _set_fields(self, weight=weight, inputs=inputs, _is_array=which_are_arrays(weight))
-
-    def __hash__(self) -> int:
-        if any(self._is_array):
-            errors.fail_to_hash()
-        return hash((self.loss, self.weight, self.inputs))
-
-    # Weights that are arrays are leaves, and may be traced. The constructor decides which they are,
-    # because a transformation may replace them by None, shapes or axes.
-
-    def tree_flatten(self) -> tuple[list[Any], Any]:
-        arrays, numbers = split_arrays(self.weight, self._is_array)
-        return arrays, (self.loss, self.inputs, numbers, self._is_array)
-
-    @classmethod
-    def tree_unflatten(cls, static: Any, arrays: Sequence[Any]) -> "LossTerm":
-        loss, inputs, numbers, is_array = static
-        weight = join_arrays(numbers, is_array, arrays)
-        return _unchecked(cls, loss=loss, weight=weight, inputs=inputs, _is_array=is_array)
-
-
-class _Entry(NamedTuple):
-    """A weighted loss (None if it is left out), and whether it is part of the total."""
-
-    value: jax.Array | None
-    counted: bool = True
-    subtotal: bool = False
-
-
-@jax.tree_util.register_pytree_node_class
-@dataclasses.dataclass(frozen=True)
-class LossModule:
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True, init=False)
+class LossModule(Objective):
     r"""Named losses with weights as one objective: ``objective(outputs, batch) -> total, metrics``.
 
     .. math:: L = \sum_{i \notin \mathrm{exclude}} w_i(\mathrm{step}) \, \ell_i
@@ -109,6 +37,8 @@ class LossModule:
     Args:
         terms: Names and terms, as a dict or pairs. A :class:`LossModule` is a term of weight 1.
         exclude: Names of metrics, or of whole terms, to keep out of the total and the gradient.
+        unweighted: If True, the metrics are the losses without their weights, also those of nested
+            objectives. A total named ``loss`` always contains the weights of its own terms.
 
     Raises:
         ValueError: If a name is used twice, is empty or ``"loss"``. When called: if ``exclude``, an
@@ -134,21 +64,24 @@ class LossModule:
         {'box': 2.5, 'loss': 2.847, 'seg.loss_seg': 0.347}
     """
 
-    terms: "Mapping[str, LossTerm | LossModule] | Iterable[tuple[str, LossTerm | LossModule]]"
-    exclude: str | Iterable[str] = ()
+    terms: Mapping[str, LossTerm]
+    exclude: tuple[str, ...]
+    unweighted: bool
 
-    def __post_init__(self) -> None:
-        terms = self.terms.items() if isinstance(self.terms, Mapping) else self.terms
-        terms = errors.check_named_terms(terms)
-        terms = [(k, LossTerm(v) if isinstance(v, LossModule) else v) for k, v in terms]
-        errors.check_terms(terms, LossTerm)
-        exclude = (self.exclude,) if isinstance(self.exclude, str) else self.exclude
+    def __init__(
+        self,
+        terms: "Mapping[str, LossTerm | LossModule] | Sequence[tuple[str, LossTerm | LossModule]]",
+        exclude: str | Iterable[str] = (),
+        *,
+        unweighted: bool = False,
+    ) -> None:
+        pairs = errors.check_named_terms(terms.items() if isinstance(terms, Mapping) else terms)
+        pairs = [(k, LossTerm(v) if isinstance(v, LossModule) else v) for k, v in pairs]
+        errors.check_terms(pairs, LossTerm)
+        errors.check_unweighted(unweighted)
+        exclude = (exclude,) if isinstance(exclude, str) else exclude
         exclude = tuple(sorted(set(map(str, exclude))))
-        _set_fields(self, terms=FrozenDict(terms), exclude=exclude)
-
-    @property
-    def _terms(self) -> dict[str, LossTerm]:
-        return dict(self.terms)  # type: ignore[arg-type]
+        set_fields(self, terms=FrozenDict(pairs), exclude=exclude, unweighted=unweighted)
 
     def __call__(
         self,
@@ -158,7 +91,7 @@ class LossModule:
         key: jax.Array | None = None,
         where: ArrayLike | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Compute the total and the weighted terms.
+        """Compute the total and the metrics.
 
         Args:
             outputs: The model's outputs: arrays in mappings, named tuples, dataclasses and
@@ -167,84 +100,47 @@ class LossModule:
             step: Passed to schedules.
             key: A ``jax.random`` key. Each term with an argument ``key`` gets a different one,
                 derived from its name: adding a term does not change the randomness of the others.
-            where: Mask of valid elements over the leading axes of every term with an argument
-                ``where``, such as ``[B]`` for the valid images of a batch. A term's own mask is
-                narrowed by it. Terms without such an argument are not masked. A loss of optax or
-                JAX with ``where`` is an error, since its masks broadcast from the right.
+            where: Mask of valid elements over the leading axes of every term, such as ``[B]`` for
+                the valid images of a batch. A term's own mask is narrowed by it. A loss without an
+                argument ``where`` is an error, and so is one of optax or JAX, since their masks
+                broadcast from the right. A term with the input ``"where": None`` is not masked.
 
         Returns:
             The total, a scalar in float32 or better, and the metrics, all on the device. Each term
-            is there under its name, times its weight; entries of a dict are ``name.entry``, those
-            of a nested module too, whose own total is ``name.loss``. The total is ``loss``.
+            has its own name, and is multiplied by its weight unless ``unweighted`` is set. Entries
+            of a dict are ``name.entry``, those of a nested module too, whose own total is
+            ``name.loss``. The total is ``loss``.
         """
-        entries = self._entries(outputs, batch, step, key, where)
-        total = _sum(entries)
-        metrics = {name: entry.value for name, entry in entries.items() if entry.value is not None}
+        entries = self._entries(Call(outputs, batch, step, key, where))
+        total = sum_of(entries)
+        metrics = {name: e.metric for name, e in entries.items() if e.metric is not None}
         return total, metrics | {"loss": total}
 
-    def _entries(self, outputs, batch, step, key, where) -> dict[str, _Entry]:
-        entries: dict[str, _Entry] = {}
-        for name, term in self._terms.items():
-            with errors.note_term(name):
-                parts = _evaluate(term, name, outputs, batch, step, key, where)
+    def _entries(self, call: Call, unweighted: bool = False) -> dict[str, Entry]:
+        unweighted = unweighted or self.unweighted
+        entries: dict[str, Entry] = {}
+        for name, term in self.terms.items():
+            with errors.note_term(name), jax.named_scope(name):
+                parts = evaluate(term, name, call, unweighted)
             for path, entry in parts.items():
                 full = f"{name}.{path}" if path else name
                 errors.check_unique(full, entries)
                 counted = entry.counted and not self._excludes(name, full)
                 entries[full] = entry._replace(counted=counted)
         parts = [name for name, entry in entries.items() if not entry.subtotal]
-        errors.check_excludes(list(self.exclude), parts, list(self._terms))
+        errors.check_excludes(list(self.exclude), parts, list(self.terms))
         return entries
 
     def _excludes(self, term: str, entry: str) -> bool:
         """An excluded name is that of a term, of an entry, or of a dict of entries."""
         return term in self.exclude or any(
-            f"{entry}.".startswith(f"{name}.") for name in self.exclude if name not in self._terms
+            f"{entry}.".startswith(f"{name}.") for name in self.exclude if name not in self.terms
         )
 
-    def tree_flatten(self) -> tuple[list[LossTerm], Any]:
-        names = tuple(sorted(self._terms))
-        return [self._terms[name] for name in names], (names, self.exclude)
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], Any]:
+        return [(GetAttrKey("terms"), self.terms)], (self.exclude, self.unweighted)
 
     @classmethod
-    def tree_unflatten(cls, static: Any, terms: Sequence[Any]) -> "LossModule":
-        names, exclude = static
-        return _unchecked(cls, terms=FrozenDict(zip(names, terms, strict=True)), exclude=exclude)
-
-
-def _evaluate(
-    term: LossTerm, name: str, outputs: Any, batch: Any, step: Any, key: Any, where: Any
-) -> dict[str, _Entry]:
-    """The weighted losses of a term by their path within it; the path of a scalar is empty."""
-    arguments = arguments_of(term.loss, term.inputs, name, outputs, batch, key, where)
-    if isinstance(term.loss, LossModule):
-        entries = term.loss._entries(**dict(step=step, key=None, where=None) | arguments)
-        entries["loss"] = _Entry(_sum(entries), counted=False, subtotal=True)
-    else:
-        entries = {}
-        for path, loss in scalars("", term.loss(**arguments)):
-            errors.check_unique(path or name, entries)
-            entries[path] = _Entry(loss)
-    for path, weight in weights_by_path(term.weight, entries).items():
-        loss = entries[path].value
-        if loss is not None:
-            entries[path] = entries[path]._replace(value=weighted(loss, weight, step))
-    return entries
-
-
-def _sum(entries: Mapping[str, _Entry]) -> jax.Array:
-    counted = [e.value for e in entries.values() if e.counted and e.value is not None]
-    return functools.reduce(jnp.add, counted, jnp.zeros((), jnp.float32))
-
-
-def _unchecked(cls: type, **fields: Any) -> Any:
-    """An instance that may contain whatever a transformation put in the place of arrays."""
-    instance = object.__new__(cls)
-    _set_fields(instance, **fields)
-    return instance
-
-
-def _set_fields(instance: Any, **fields: Any) -> None:
-    """Set fields of a frozen dataclass."""
-    for name, value in fields.items():
-        object.__setattr__(instance, name, value)
+    def tree_unflatten(cls, static: Any, children: Iterable[Any]) -> "LossModule":
+        (terms,), (exclude, unweighted) = children, static
+        return unchecked(cls, terms=terms, exclude=exclude, unweighted=unweighted)

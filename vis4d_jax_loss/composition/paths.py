@@ -1,22 +1,16 @@
-"""Paths: where the arguments of a loss come from, and how its results are named."""
+"""Paths into the outputs and the batch, and the names of the results of a loss."""
 
 import dataclasses
 import functools
-import inspect
 import types
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
-from vis4d_jax_loss._checks import check_mask
-from vis4d_jax_loss._numerics import expand_mask
 from vis4d_jax_loss.composition import errors
-from vis4d_jax_loss.reducer import parameters_of
 
 # Attributes that are not in the dictionary of an object.
 _DESCRIPTORS = (property, functools.cached_property, types.MemberDescriptorType)
@@ -29,12 +23,16 @@ class InputPath(NamedTuple):
     path: str
 
 
-def pred_key(path: str = "") -> InputPath:
+def pred_key(path: str = "") -> Any:
     """Name a part of the model's outputs.
 
     Args:
         path: Dotted path through mappings, attributes, named tuples and sequences, such as
-            ``"rpn.boxes"`` or ``"levels.0"``. Without a path, all of the outputs.
+            ``"rpn.boxes"``, ``"levels.0"`` or ``"levels.-1"``. Without a path, all of the outputs.
+
+    Returns:
+        An :class:`InputPath`. Type checkers accept it wherever the loss expects an array, such as
+        in ``SumWeightedLoss(data_key("weight"), data_key("num_samples"))``.
 
     Example:
         >>> term = LossTerm(L1Loss(mean_loss), inputs={"pred": pred_key(), "target": data_key("y")})
@@ -45,7 +43,7 @@ def pred_key(path: str = "") -> InputPath:
     return InputPath("outputs", path)
 
 
-def data_key(path: str = "") -> InputPath:
+def data_key(path: str = "") -> Any:
     """Name a part of the batch.
 
     Args:
@@ -66,13 +64,22 @@ def find(node: Any, place: InputPath) -> Any:
         parts = members(node)
         dotted = [name for name in parts if f"{path}.".startswith(f"{name}.")]
         name = max(dotted, key=len, default=path.partition(".")[0])
-        is_attribute = isinstance(getattr(type(node), name, None), _DESCRIPTORS)
-        if name not in parts and is_attribute and not is_array(node):
-            # Attributes of an array, such as T, are not parts of the outputs.
-            parts |= {name: getattr(node, name)}
+        if name not in parts:
+            parts |= _unlisted(node, name)
         errors.check_found(name, f"{place.source}.{place.path}", parts, node)
         node, path = parts[name], path[len(name) + 1 :]
     return node
+
+
+def _unlisted(node: Any, name: str) -> dict[str, Any]:
+    """A property of an object, or a place that is counted from the end of a sequence."""
+    if is_array(node):
+        # Attributes of an array, such as T, are not parts of the outputs.
+        return {}
+    if isinstance(node, Sequence) and name in map(str, range(-len(node), 0)):
+        return {name: node[int(name)]}
+    is_attribute = isinstance(getattr(type(node), name, None), _DESCRIPTORS)
+    return {name: getattr(node, name)} if is_attribute else {}
 
 
 def members(node: Any) -> dict[str, Any]:
@@ -93,45 +100,6 @@ def members(node: Any) -> dict[str, Any]:
 
 def is_array(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray)
-
-
-def arguments_of(
-    loss: Callable[..., Any],
-    inputs: Mapping[str, InputPath],
-    term: str,
-    outputs: Any,
-    batch: Any,
-    key: jax.Array | None,
-    where: ArrayLike | None,
-) -> dict[str, Any]:
-    """The arguments with which the loss of a term is called."""
-    sources = {"outputs": outputs, "batch": batch}
-    arguments = {name: find(sources[place.source], place) for name, place in inputs.items()}
-    # An argument that functools.partial has bound is the default in its signature.
-    defaults = {name: p.default for name, p in (parameters_of(loss) or {}).items()}
-    takes_key = any(
-        defaults.get("key", False) is default for default in (None, inspect.Parameter.empty)
-    )
-    if key is not None and takes_key:
-        # Fold in the name: adding a term does not change the randomness of the others.
-        own_key = jax.random.fold_in(key, zlib.crc32(term.encode()))
-        arguments = {"key": own_key} | arguments
-    if where is not None and "where" in defaults:
-        errors.check_masks_leading_axes(loss)
-        bound = None if defaults["where"] is inspect.Parameter.empty else defaults["where"]
-        arguments["where"] = _intersection(arguments.get("where", bound), jnp.asarray(where))
-    errors.check_key_and_where(defaults, arguments)
-    return arguments
-
-
-def _intersection(own: ArrayLike | None, shared: jax.Array) -> jax.Array:
-    """Elements that two masks over leading axes both contain."""
-    if own is None:
-        return shared
-    small, large = sorted([jnp.asarray(own), shared], key=jnp.ndim)
-    check_mask("LossModule", small, large.shape)
-    check_mask("LossModule", large, large.shape)
-    return expand_mask(small, large.shape) & large
 
 
 def scalars(path: str, result: Any) -> Iterator[tuple[str, jax.Array | None]]:

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.core import FrozenDict
+from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss._checks import fail, is_numeric
-from vis4d_jax_loss._numerics import to_common_float
+from vis4d_jax_loss._numerics import to_float
 from vis4d_jax_loss.composition.errors import available, kind_of
 from vis4d_jax_loss.composition.paths import InputPath
 
@@ -46,7 +47,7 @@ def frozen_weight(weight: Any, nested: bool) -> Any:
 
 def _without_array(weight: Any) -> Any:
     """Weights of NumPy are numbers, and static. Those of JAX may be traced, and stay arrays."""
-    return weight[()] if isinstance(weight, np.ndarray) else weight
+    return weight.item() if isinstance(weight, np.ndarray | np.generic) else weight
 
 
 def _check_weight(weight: Any) -> None:
@@ -82,16 +83,64 @@ def weights_by_path(weight: Any, paths: Collection[str]) -> dict[str, Any]:
     return {path: weight.get(path, 1.0) for path in paths}
 
 
-def weighted(loss: jax.Array, weight: TermWeight, step: ArrayLike | None) -> jax.Array:
-    """A loss times its weight at a step, in float32 or better."""
+def at_step(weight: Any, step: ArrayLike | None) -> Any:
+    """The value of a weight, or of each weight of a dict, at a step."""
+    if isinstance(weight, Mapping):
+        return {name: at_step(part, step) for name, part in weight.items()}
     if callable(weight):
         if step is None:
             rule, remedy = "a schedule needs step", "Call objective(outputs, batch, step=step)."
             fail(ValueError, "LossModule", rule, "None", remedy)
         weight = weight(_signed(step))
     _check_scalar_weight(weight)
-    loss, weight = to_common_float(loss, weight)
-    return weight * loss
+    return weight
+
+
+def weighted(loss: ArrayLike, weight: TermWeight, step: ArrayLike | None) -> jax.Array:
+    """A loss times its weight at a step, in float32 or better. The product with 0 is always 0."""
+    loss, weight = to_float(loss), at_step(weight, step)
+    if not isinstance(weight, jax.Array):
+        # A constant 0 keeps the loss out of the gradient.
+        return jnp.asarray(weight, loss.dtype) * loss if weight else jnp.zeros_like(loss)
+    # Where the weight is 0, neither a NaN loss nor a NaN tangent may reach the product. A finite
+    # loss stays, because it is the derivative with respect to the weight.
+    finite = lax.stop_gradient(jnp.where(jnp.isfinite(loss), loss, 0))
+    return weight.astype(loss.dtype) * jnp.where(weight == 0, finite, loss)
+
+
+def close_gradient(arguments: Any, weight: Any) -> Any:
+    """The arguments of a loss, with gradient 0 where the weight of the loss is 0.
+
+    The weight sends the gradient 0 into such a loss, and the derivative of the loss may turn it
+    into NaN, as 0 times infinity.
+    """
+    if not isinstance(weight, jax.Array):
+        return arguments
+    leaves, structure = jax.tree.flatten(arguments, is_leaf=_is_module)
+    closed = iter(_closed_where(weight == 0, [x for x in leaves if _is_floating(x)]))
+    return structure.unflatten([next(closed) if _is_floating(x) else x for x in leaves])
+
+
+def _is_module(x: Any) -> bool:
+    """Whether ``x`` may have state, which a copy would not share."""
+    return isinstance(x, nnx.Module | nnx.Variable)
+
+
+def _is_floating(x: Any) -> bool:
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+@jax.custom_jvp
+def _closed_where(closed: jax.Array, arrays: list[jax.Array]) -> list[jax.Array]:
+    """Arrays whose tangents and gradients are exactly 0 if they are closed."""
+    return arrays
+
+
+@_closed_where.defjvp
+def _closed_where_jvp(primals, tangents):
+    (closed, arrays), (_, tangents) = primals, tangents
+    tangents = [lax.select(closed, jnp.zeros_like(t), t) for t in tangents]
+    return _closed_where(closed, arrays), tangents
 
 
 def _signed(step: Any) -> Any:
@@ -110,18 +159,26 @@ def which_are_arrays(weight: Any) -> tuple[bool, ...]:
 
 
 def split_arrays(weight: Any, is_array: Sequence[bool]) -> tuple[list[Any], Any]:
-    """The arrays of a weight, and the hashable rest."""
+    """The arrays of a weight, in a dict if the weight is one, and the hashable rest."""
     parts, structure = _flat(weight)
     marked = list(zip(parts, is_array, strict=True))
     arrays = [part for part, is_array in marked if is_array]
-    return arrays, (structure, tuple(None if is_array else part for part, is_array in marked))
+    numbers = tuple(None if is_array else part for part, is_array in marked)
+    if not isinstance(weight, Mapping):
+        return arrays, (structure, numbers, ())
+    names = tuple(name for name, is_array in zip(sorted(weight), is_array, strict=True) if is_array)
+    named = dict(zip(names, arrays, strict=True))
+    return [named] if named else [], (structure, numbers, names)
 
 
-def join_arrays(numbers: Any, is_array: Sequence[bool], arrays: Sequence[Any]) -> Any:
+def join_arrays(static: Any, is_array: Sequence[bool], arrays: Sequence[Any]) -> Any:
     """The weight that :func:`split_arrays` split, with anything in the place of its arrays."""
-    structure, parts = numbers
+    structure, numbers, names = static
+    if names:
+        (named,) = arrays  # a dict, or what a transformation gave for all of it
+        arrays = [named[name] if isinstance(named, dict) else named for name in names]
     remaining = iter(arrays)
-    marked = zip(parts, is_array, strict=True)
+    marked = zip(numbers, is_array, strict=True)
     return structure.unflatten([next(remaining) if is_array else part for part, is_array in marked])
 
 
