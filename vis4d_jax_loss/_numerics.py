@@ -1,6 +1,7 @@
 """Arithmetic whose value and gradient stay finite, in float32 or better."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import jax.experimental
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 # The context manager that allows float64; older releases of JAX have it in jax.experimental.
 _HOME_OF_X64: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
@@ -26,11 +27,14 @@ def to_float(x: ArrayLike) -> jax.Array:
 
 
 def to_common_float(*arrays: ArrayLike) -> list[jax.Array]:
-    """Cast arrays to one dtype: float64 if any of them is float64, otherwise float32."""
-    dtype = jnp.result_type(*arrays)
-    if dtype != jnp.float64:
-        dtype = jnp.float32
-    return [jnp.asarray(x).astype(dtype) for x in arrays]
+    """Cast arrays to one dtype: float64 if any of them is float64, otherwise float32.
+
+    Each array is cast by itself, so that no rule of JAX for promoting dtypes is involved. A Python
+    number has no dtype of its own.
+    """
+    arrays = tuple(map(jnp.asarray, arrays))
+    double = any(x.dtype == jnp.float64 and not x.weak_type for x in arrays)
+    return [x.astype(jnp.float64 if double else jnp.float32) for x in arrays]
 
 
 def expand_mask(where: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
@@ -49,12 +53,29 @@ def fill_masked(x: jax.Array, where: jax.Array | None, fill: float = 0.0) -> jax
     return x if where is None else jnp.where(expand_mask(where, x.shape), x, fill)
 
 
-def count_true(mask: jax.Array) -> jax.Array:
-    """Count the True elements exactly, as int32."""
-    # float32 counts exactly up to 2**24, and a CPU adds floats faster than integers. Under
-    # jax.export the size may be symbolic: then only int32 is safe.
-    fits_float32 = isinstance(mask.size, int) and mask.size < 2**24
-    return jnp.sum(mask, dtype=jnp.float32 if fits_float32 else jnp.int32).astype(jnp.int32)
+def count_true(
+    mask: jax.Array, dtype: DTypeLike = jnp.int32, axis: Sequence[int] | None = None
+) -> jax.Array:
+    """Count the True elements along axes, by default all: exactly, or rounded to a floating dtype.
+
+    Counts of 2**31 and more need a floating dtype.
+    """
+    axes = tuple(range(mask.ndim)) if axis is None else tuple(axis)
+    sizes = [mask.shape[i] for i in axes]
+    # Under jax.export a size may be symbolic: count in int32.
+    size = math.prod(sizes) if all(isinstance(n, int) for n in sizes) else 2**31 - 1
+    if size < 2**24:
+        # float32 counts exactly up to 2**24, and a CPU adds floats faster than integers.
+        return jnp.sum(mask, axes, dtype=jnp.float32).astype(dtype)
+    if size < 2**31:
+        return jnp.sum(mask, axes, dtype=jnp.int32).astype(dtype)
+    longest = max(axes, key=lambda i: mask.shape[i])
+    if mask.shape[longest] < 2**31:
+        counts = jnp.sum(mask, longest, dtype=jnp.int32, keepdims=True)
+        return jnp.sum(counts.astype(dtype), axes)
+    half = mask.shape[longest] // 2
+    halves = jnp.split(mask, [half], longest)
+    return count_true(halves[0], dtype, axes) + count_true(halves[1], dtype, axes)
 
 
 def even_in_difference(

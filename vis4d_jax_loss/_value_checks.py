@@ -17,6 +17,12 @@ def expect_finite(
     return expect(x, ~jnp.isfinite(fill_masked(x, where)), f"{function}: {name} must be finite")
 
 
+def expect_no_nan(function: str, name: str, x: jax.Array) -> jax.Array:
+    """Report NaN and +inf. -inf switches a class or a pair off."""
+    bad = jnp.isnan(x) | jnp.isposinf(x)
+    return expect(x, bad, f"{function}: {name} must not contain NaN or inf")
+
+
 def expect_labels(function: str, labels: jax.Array, bad: jax.Array, num_classes: int) -> jax.Array:
     """Report labels that are neither a class nor ignored."""
     rule = f"target must hold labels from 0 to {num_classes - 1}, or ignore_index"

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 from jax.typing import ArrayLike
 
+from vis4d_jax_loss._reduce_loss import parameters_of
 from vis4d_jax_loss.composition import errors
 from vis4d_jax_loss.composition.paths import InputPath, arguments_of, data_key, pred_key, scalars
 from vis4d_jax_loss.composition.weights import (
@@ -21,7 +22,6 @@ from vis4d_jax_loss.composition.weights import (
     weights_by_path,
     which_are_arrays,
 )
-from vis4d_jax_loss.reducer import parameters_of
 
 
 @jax.tree_util.register_pytree_node_class

@@ -8,9 +8,10 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss._checks import check_positive
 from vis4d_jax_loss._numerics import even_in_difference
+from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import read_elements
-from vis4d_jax_loss.reducer import LossReducer, identity_loss, reduce_loss
+from vis4d_jax_loss.reducer import LossReducer, identity_loss
 
 _LONG_AXIS = 16  # From this length on, the last axis is better summed without a `where`.
 

@@ -13,9 +13,10 @@ from jax.typing import ArrayLike
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_mask, fail, holds, shapes_of
 from vis4d_jax_loss._numerics import expand_mask, to_float
+from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import check_logits
-from vis4d_jax_loss.reducer import LossReducer, identity_loss, mean_loss, reduce_loss
+from vis4d_jax_loss.reducer import LossReducer, identity_loss, mean_loss
 
 _NO_LABEL = -(2**30)  # replaces labels that int32 cannot hold, such as NaN, infinity and 1e30
 

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss._checks import fail
+from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.box import paired_iou
 from vis4d_jax_loss.losses._inputs import read_boxes
-from vis4d_jax_loss.reducer import LossReducer, identity_loss, reduce_loss
+from vis4d_jax_loss.reducer import LossReducer, identity_loss
 
 #: How :func:`iou_loss` turns the overlap into a loss.
 IoUMode = Literal["linear", "square", "log"]

@@ -11,8 +11,9 @@ from jax.typing import ArrayLike
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_mask, check_numeric, check_rank, fail
 from vis4d_jax_loss._numerics import fill_masked, safe_divide, to_float
+from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
-from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss, mean_loss, reduce_loss
+from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss, mean_loss
 
 
 def orthogonal_transform_regularization_loss(
