@@ -18,7 +18,12 @@ from vis4d_jax_loss._checks import (
     holds,
     shapes_of,
 )
-from vis4d_jax_loss._numerics import fill_masked, to_common_float
+from vis4d_jax_loss._numerics import (
+    fill_masked,
+    integer_difference,
+    is_integer,
+    to_common_float,
+)
 
 
 def read_elements(
@@ -30,7 +35,8 @@ def read_elements(
     check_same_shape(function, pred=pred, target=target)
     mask = check_mask(function, where, pred.shape)
     pred, target = fill_masked(pred, mask), fill_masked(target, mask)
-    return _value_checks.expect_finite(function, "pred", pred), target, mask
+    pred = _value_checks.expect_finite(function, "pred", pred)
+    return pred, _value_checks.expect_finite(function, "target", target), mask
 
 
 def read_boxes(
@@ -47,8 +53,13 @@ def read_boxes(
     mask = check_mask(function, where, pred.shape[:-1])
     pred, target = fill_masked(pred, mask), fill_masked(target, mask)
     pred = _value_checks.expect_finite(function, "pred", pred)
+    target = _value_checks.expect_finite(function, "target", target)
     pred = _value_checks.expect_ordered_boxes(function, "pred", pred)
     target = _value_checks.expect_ordered_boxes(function, "target", target)
+    if is_integer(pred) and is_integer(target):
+        # Only differences matter. Subtract a corner first: float32 would round large coordinates.
+        corner = jnp.concatenate([pred[..., :2], pred[..., :2]], axis=-1)
+        pred, target = integer_difference(pred, corner), integer_difference(target, corner)
     pred, target = to_common_float(pred, target)
     return pred, target, mask
 

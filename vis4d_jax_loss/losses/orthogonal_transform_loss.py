@@ -6,14 +6,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_mask, check_numeric, check_rank, fail
 from vis4d_jax_loss._numerics import fill_masked, safe_divide, to_float
-from vis4d_jax_loss._reduce_loss import reduce_loss
+from vis4d_jax_loss._reduce_loss import reduce_scalar
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss, mean_loss
+
+_LARGE = 2.0**20
 
 
 def orthogonal_transform_regularization_loss(
@@ -66,13 +69,14 @@ def orthogonal_transform_regularization_loss(
         transform = to_float(fill_masked(transform, mask))
         transform = _value_checks.expect_finite(name, "transform", transform)
         total += mean_loss(_distances(transform), where=mask, axis_name=axis_name)
-    return reduce_loss(reducer, total)
+    return reduce_scalar(name, reducer, total)
 
 
 @jax.custom_jvp
 def _distances(x: jax.Array) -> jax.Array:
     """Distance of each transform from an orthogonal one."""
-    return jnp.linalg.norm(_excess(x), axis=(1, 2))
+    _, excess, unit = _scaled_excess(x)
+    return _norms(excess) * unit * unit
 
 
 @_distances.defjvp
@@ -80,15 +84,27 @@ def _distances_jvp(primals, tangents):
     # The excess is symmetric, so the gradient needs one product of matrices; JAX would take two.
     # Where the norm is 0 it has no gradient: safe_divide makes it 0, as torch does.
     (x,), (change,) = primals, tangents
-    norms = _distances(x)
-    direction = _excess(x) * safe_divide(2.0, norms)[:, None, None]
-    gradient = jnp.matmul(direction, x, precision="highest")
-    return norms, jnp.sum(gradient * change, axis=(1, 2))
+    scaled, excess, unit = _scaled_excess(x)
+    norms = _norms(excess)
+    direction = excess * (safe_divide(2.0, norms) * unit)[:, None, None]
+    gradient = jnp.matmul(direction, scaled, precision="highest")
+    return norms * unit * unit, jnp.sum(gradient * change, axis=(1, 2))
 
 
-def _excess(x: jax.Array) -> jax.Array:
-    """Each transform times its transpose, minus the identity."""
-    return jnp.matmul(x, x.mT, precision="highest") - jnp.eye(x.shape[1], dtype=x.dtype)[None]
+def _scaled_excess(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Transforms in a unit, their product with their transpose minus the identity, and the unit.
+
+    The unit is 1, except for transforms so large that the squares of the norm would overflow.
+    """
+    largest = jnp.max(jnp.abs(x), axis=(1, 2), initial=0)
+    unit = lax.stop_gradient(jnp.where(largest > _LARGE, largest, 1))
+    x = x / unit[:, None, None]
+    identity = jnp.eye(x.shape[1], dtype=x.dtype)[None] / (unit * unit)[:, None, None]
+    return x, jnp.matmul(x, x.mT, precision="highest") - identity, unit
+
+
+def _norms(x: jax.Array) -> jax.Array:
+    return jnp.linalg.norm(x, axis=(1, 2))
 
 
 def _check_list(function: str, transforms: Any) -> None:
