@@ -16,7 +16,7 @@ from vis4d_jax_loss._reduce_loss import reduce_scalar
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss, mean_loss
 
-_LARGE = 2.0**20
+_LARGE = 2.0**40
 
 
 def orthogonal_transform_regularization_loss(
@@ -75,8 +75,8 @@ def orthogonal_transform_regularization_loss(
 @jax.custom_jvp
 def _distances(x: jax.Array) -> jax.Array:
     """Distance of each transform from an orthogonal one."""
-    _, excess, unit = _scaled_excess(x)
-    return _norms(excess) * unit * unit
+    excess, unit = _scaled_excess(x)
+    return unit * jnp.linalg.norm(excess, axis=(1, 2))
 
 
 @_distances.defjvp
@@ -84,27 +84,24 @@ def _distances_jvp(primals, tangents):
     # The excess is symmetric, so the gradient needs one product of matrices; JAX would take two.
     # Where the norm is 0 it has no gradient: safe_divide makes it 0, as torch does.
     (x,), (change,) = primals, tangents
-    scaled, excess, unit = _scaled_excess(x)
-    norms = _norms(excess)
-    direction = excess * (safe_divide(2.0, norms) * unit)[:, None, None]
-    gradient = jnp.matmul(direction, scaled, precision="highest")
-    return norms * unit * unit, jnp.sum(gradient * change, axis=(1, 2))
+    excess, unit = _scaled_excess(x)
+    norms = jnp.linalg.norm(excess, axis=(1, 2))
+    direction = excess * safe_divide(2.0, norms)[:, None, None]
+    gradient = jnp.matmul(direction, x, precision="highest")
+    return unit * norms, jnp.sum(gradient * change, axis=(1, 2))
 
 
-def _scaled_excess(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Transforms in a unit, their product with their transpose minus the identity, and the unit.
+def _scaled_excess(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Each transform times its transpose, minus the identity, in a unit; and the unit.
 
-    The unit is 1, except for transforms so large that the squares of the norm would overflow.
+    The unit is 1, except for numbers so large that their squares would overflow in the norm.
     """
-    largest = jnp.max(jnp.abs(x), axis=(1, 2), initial=0)
+    excess = jnp.matmul(x, x.mT, precision="highest") - jnp.eye(x.shape[1], dtype=x.dtype)[None]
+    limits = jnp.finfo(x.dtype)
+    excess = jnp.clip(excess, float(limits.min), float(limits.max))
+    largest = jnp.max(jnp.abs(excess), axis=(1, 2), initial=0)
     unit = lax.stop_gradient(jnp.where(largest > _LARGE, largest, 1))
-    x = x / unit[:, None, None]
-    identity = jnp.eye(x.shape[1], dtype=x.dtype)[None] / (unit * unit)[:, None, None]
-    return x, jnp.matmul(x, x.mT, precision="highest") - identity, unit
-
-
-def _norms(x: jax.Array) -> jax.Array:
-    return jnp.linalg.norm(x, axis=(1, 2))
+    return excess / unit[:, None, None], unit
 
 
 def _check_list(function: str, transforms: Any) -> None:
