@@ -87,15 +87,19 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter] 
 
 
 def reduce_scalar(function: str, reducer: LossReducer, loss: jax.Array) -> jax.Array:
-    """Apply a reducer to a loss that is a scalar already.
-
-    It cannot add up the sums and counts of other shards: the loss itself must do so.
-    """
-    bound = getattr(reducer, "keywords", {}).get("axis_name")
-    own = reducer.axis_name if isinstance(reducer, OverAxis | SumWeightedLoss) else bound
-    if own is not None:
-        rule = "reducer must not have a mesh axis, because this loss reduces by itself"
-        remedy = f"Pass axis_name={own!r} to the loss; otherwise it is a mean of means."
-        got = describe(reducer=type(reducer).__name__)
-        fail(TypeError, function, rule, got, remedy)
+    """Apply a reducer to a loss that is a scalar already."""
+    check_no_axis(function, reducer)
     return reduce_loss(reducer, loss)
+
+
+def check_no_axis(function: str, reducer: LossReducer) -> None:
+    """A loss that reduces by itself must add the sums and counts of other shards by itself."""
+    bound = getattr(reducer, "keywords", {}).get("axis_name")
+    axis = reducer.axis_name if isinstance(reducer, OverAxis | SumWeightedLoss) else bound
+    if axis is not None:
+        rule = "the reducer must not have a mesh axis, because this loss reduces by itself"
+        got = describe(reducer=getattr(reducer, "__name__", type(reducer).__name__))
+        remedy = (
+            f"Pass axis_name={axis!r} to the loss; a mean over shards would be a mean of means."
+        )
+        fail(TypeError, function, rule, got, remedy)

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_rank
 from vis4d_jax_loss._numerics import fill_masked, safe_divide, to_float
-from vis4d_jax_loss._reduce_loss import reduce_loss
+from vis4d_jax_loss._reduce_loss import reduce_loss, reduce_scalar
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import read_pairs
 from vis4d_jax_loss.losses._pairs import pair_masks
@@ -185,4 +185,4 @@ class MultiPosCrossEntropyLoss(Loss):
         """
         weighted = SumWeightedLoss(weight, avg_factor, axis_name=self.axis_name)
         loss = multi_pos_cross_entropy(pred, target, weighted, where=where)
-        return reduce_loss(self._reducer_for_call(reducer), loss)
+        return reduce_scalar(type(self).__name__, self._reducer_for_call(reducer), loss)

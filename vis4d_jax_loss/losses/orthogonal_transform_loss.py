@@ -97,8 +97,8 @@ def _scaled_excess(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     The unit is 1, except for numbers so large that their squares would overflow in the norm.
     """
     excess = jnp.matmul(x, x.mT, precision="highest") - jnp.eye(x.shape[1], dtype=x.dtype)[None]
-    limits = jnp.finfo(x.dtype)
-    excess = jnp.clip(excess, float(limits.min), float(limits.max))
+    limit = float(jnp.finfo(x.dtype).max) / 16  # whose reciprocal is still a normal number
+    excess = jnp.clip(excess, -limit, limit)
     largest = jnp.max(jnp.abs(excess), axis=(1, 2), initial=0)
     unit = lax.stop_gradient(jnp.where(largest > _LARGE, largest, 1))
     return excess / unit[:, None, None], unit
