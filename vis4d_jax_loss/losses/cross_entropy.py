@@ -86,6 +86,7 @@ def cross_entropy(
     logits = to_float(output)
     counted = ~lax.expand_dims(ignored, [axis])
     logits = _value_checks.expect_finite(name, "output", logits, counted)
+    logits = jnp.where(counted, logits, 0)
     loss = _negative_log_prob(logits, jnp.where(ignored | invalid, _NO_LABEL, labels), axis)
     if class_weights is not None:
         loss *= _weight_of_label(class_weights, labels, output.shape, axis, loss.dtype)
