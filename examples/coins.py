@@ -1,8 +1,8 @@
-"""What `train_nnx.py` and `train_linen.py` share: all that knows nothing of NNX or Linen.
+"""What `train_nnx.py` and `train_linen.py` share: data, objective, progress report and picture.
 
-The photograph is scikit-image's `coins` (no download). The target is its classical segmentation by
-a watershed, whose markers were chosen for this photograph by hand; what a network can show is that
-it finds the coins of the upper half from crops of the lower half alone, in a light it has not seen.
+The photograph is scikit-image's `coins` (no download). The targets come from a classical method, a
+watershed, with markers chosen by hand for this photograph. The network is trained on crops of the
+lower half. It must find the coins of the upper half, in a light that it has not seen.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ import jax
 import matplotlib.style
 import numpy as np
 import optax
+from command_line import ProgressBar, say
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from scipy import ndimage
 from skimage import data, filters, segmentation
-from tqdm import tqdm
 
 from vis4d_jax_loss import LossModule, LossTerm, MultiLevelSegLoss, data_key, pred_key
 
 BACKGROUND, COIN, IGNORED = 0, 1, 255
-BORDER = 2  # pixels on either side of an edge where the target is not to be trusted
+BORDER = 2  # pixels on either side of an edge that are ignored
 CUT = 150  # rows above are for the test, rows below for training; no coin lies on the cut
-CROP, CROPS = 96, 8  # side of a crop in pixels, and crops a step
+CROP, CROPS = 96, 8  # side of a crop in pixels, and crops per step
 SCORE_EVERY = 10  # steps
 
 # ---------------------------------------------------------------------------------- objective
 
 
 def make_objective(steps: int) -> LossModule:
-    """Cross-entropy of the fine level, and of the coarse one as an aid that fades out."""
-    aid = optax.cosine_decay_schedule(0.4, steps)
+    """Cross-entropy of two levels. The weight of the coarse level fades from 0.4 to 0."""
+    coarse_weight = optax.cosine_decay_schedule(0.4, steps)
     return LossModule(
         {
             "seg": LossTerm(
                 MultiLevelSegLoss(feature_idx=(0, 1)),
-                weight={"loss_seg_level1": aid},  # level 0 has weight 1
+                weight={"loss_seg_level1": coarse_weight},  # level 0 has weight 1
                 inputs={
                     "outputs": pred_key("levels"),
                     "target": data_key("target"),
@@ -58,14 +58,14 @@ def make_objective(steps: int) -> LossModule:
 
 
 class Part(NamedTuple):
-    """A part of the photograph: grey values in 0..1 ``[H, W, 1]``, and labels ``[H, W]``."""
+    """A part of the photograph: grey values from 0 to 1 ``[H, W, 1]``, and labels ``[H, W]``."""
 
     image: np.ndarray
     target: np.ndarray
 
 
 def segment(photo: np.ndarray) -> np.ndarray:
-    """Labels by a watershed: the edges are flooded from sure background and from sure coin."""
+    """Label pixels by a watershed that starts from certain background and certain coin."""
     markers = np.select([photo < 30, photo > 150], [1, 2], 0)
     coin = ndimage.binary_fill_holes(segmentation.watershed(filters.sobel(photo), markers) == 2)
     inside = ndimage.binary_erosion(coin, iterations=BORDER)
@@ -74,20 +74,20 @@ def segment(photo: np.ndarray) -> np.ndarray:
 
 
 def load() -> tuple[Part, Part]:
-    """The lower half for training; the upper half, in a more uneven light, for the test."""
+    """Load the lower half for training, and the upper half, with more uneven light, as the test."""
     photo = data.coins()
     image, target = (photo[..., None] / 255).astype(np.float32), segment(photo)
     return Part(image[CUT:], target[CUT:]), Part(image[:CUT], target[:CUT])
 
 
 def otsu(image: np.ndarray) -> np.ndarray:
-    """The best a single threshold on brightness knows to do, by Otsu's criterion."""
+    """Label pixels by one brightness threshold, chosen by Otsu's method."""
     image = image[..., 0]
     return np.where(image > filters.threshold_otsu(image), COIN, BACKGROUND)
 
 
 def batches(part: Part, rng: np.random.Generator) -> Iterator[dict[str, np.ndarray]]:
-    """Random crops without end, each mirrored at random and in a light of its own."""
+    """Yield random crops, each mirrored at random and with its own random light."""
     slope = np.linspace(-0.5, 0.5, CROP)[:, None, None]
     room = np.subtract(part.target.shape, CROP) + 1
     while True:
@@ -114,7 +114,7 @@ def miou(predicted: np.ndarray, target: np.ndarray) -> float:
 
 
 class Run:
-    """A training run as it is reported: progress bar, mIoU on the test part, lines and figure."""
+    """Reports one training run: progress bar, mIoU on the test part, printed results, picture."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.start = options, time.perf_counter()
@@ -122,18 +122,18 @@ class Run:
         self.metrics: list[dict[str, jax.Array]] = []
         self.scores: dict[int, float] = {}
         self.found = np.zeros_like(self.test.target)
+        say("compiling the training step, about 10 s ...")
+        self.bar = ProgressBar(options.steps)
 
     def batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """One batch a step, with a progress bar."""
+        """Yield one batch per step."""
         source = batches(self.training, np.random.default_rng(self.options.seed))
-        with tqdm(total=self.options.steps, unit="step", ncols=90, mininterval=0.5) as self.bar:
-            for _ in range(self.options.steps):
-                yield next(source)
-                self.bar.update()
+        for _ in range(self.options.steps):
+            yield next(source)
 
     def record(self, metrics: dict[str, jax.Array], predict: Callable) -> None:
-        """Keep the metrics of a step; now and then, find the coins of the test part."""
-        self.metrics.append(metrics)  # they stay on the device: to read one is to wait for it
+        """Keep the metrics of a step. Every tenth step, find the coins of the test part."""
+        self.metrics.append(metrics)  # still on the device: reading them would wait for the step
         steps = len(self.metrics)
         if steps % SCORE_EVERY == 0 or steps == self.options.steps:
             logits = predict(self.test.image[None])["levels"][0][0]
@@ -142,20 +142,22 @@ class Run:
             self.scores[steps] = miou(self.found, self.test.target)
             state = f"loss {metrics['loss']:.3f}, test mIoU {self.scores[steps]:.3f}"
             self.bar.set_postfix_str(state, refresh=False)
+        self.bar.update()
 
     def finish(self, traces: int) -> None:
-        """Print what was reached, and draw it."""
+        """Print the results and draw them."""
         steps, out = self.options.steps, self.options.out
+        seconds = time.perf_counter() - self.start
         print("\nmIoU on the upper half")
         print(f"Otsu threshold  {miou(otsu(self.test.image), self.test.target):.4f}")
         print(f"network         {self.scores[steps]:.4f}")
         draw(self, out)
-        print(f"\n{steps} steps of {CROPS} crops of the lower half, traced {traces} time(s)")
-        print(f"{time.perf_counter() - self.start:.0f} s, picture in {out}")
+        print(f"\n{steps} steps of {CROPS} crops in {seconds:.0f} s, traced {traces} time(s)")
+        print(f"picture: {out}")
 
 
 def show(axes: Axes, image: np.ndarray, found: np.ndarray, target: np.ndarray) -> None:
-    """A photograph with the coins found in it, and the mistakes."""
+    """Draw a photograph with the predicted coins and the wrong pixels."""
     picture = np.clip(0.9 * image, 0, 1).repeat(3, axis=-1)
     picture[found == COIN] = 0.55 * picture[found == COIN] + 0.45 * np.array(to_rgb("C0"))
     picture[(found != target) & (target != IGNORED)] = to_rgb("C1")
@@ -164,32 +166,33 @@ def show(axes: Axes, image: np.ndarray, found: np.ndarray, target: np.ndarray) -
 
 
 def draw(run: Run, out: Path) -> None:
-    """The test part by threshold and by network, and how the network got there."""
+    """Draw the test part as seen by threshold and network, and the curves of training."""
     metrics = jax.device_get(run.metrics)
     steps = np.arange(1, len(metrics) + 1)
     with matplotlib.style.context(Path(__file__).with_name("plots.mplstyle")):
-        figure = Figure((9.6, 5.4), layout="constrained")
+        figure = Figure((9.6, 5.6), layout="constrained")
         axes = figure.subplot_mosaic([["otsu", "network"], ["loss", "score"]])
         pictures = {"otsu": otsu(run.test.image), "network": run.found}
-        names = {"otsu": "Otsu threshold", "network": "network trained on the lower half"}
+        names = {"otsu": "Otsu threshold", "network": "Network trained on the lower half"}
         for name, found in pictures.items():
             show(axes[name], run.test.image, found, run.test.target)
             score = miou(found, run.test.target)
             axes[name].set_title(f"{names[name]}: mIoU {score:.4f}")
         kinds = [
-            Patch(color="C0", alpha=0.6, label="found to be coin"),
-            Patch(color="C1", label="wrong"),
+            Patch(color="C0", alpha=0.6, label="predicted as coin"),
+            Patch(color="C1", label="wrong label"),
         ]
         axes["otsu"].legend(handles=kinds, loc="upper left", bbox_to_anchor=(0, 0), ncols=2)
 
-        for level, name in enumerate(("fine level", "coarse level, weight fading to 0")):
+        for level, name in enumerate(("fine level, weight 1", "coarse level, weight 0.4 to 0")):
             values = [step[f"seg.loss_seg_level{level}"] for step in metrics]
-            axes["loss"].plot(steps, values, label=name, color=f"C{2 * level}")
-        axes["loss"].set(title="weighted losses", xlabel="step", ylabel="cross-entropy (nats)")
-        axes["loss"].legend()
-        axes["score"].plot(*zip(*run.scores.items(), strict=True), "o-", markersize=3)
+            axes["loss"].semilogy(steps, values, label=name, color=f"C{2 * level}", lw=1.4)
+        axes["loss"].set(title="Weighted losses in training", xlabel="training step")
+        axes["loss"].set(ylabel="cross-entropy", ylim=(1e-3, None))
+        axes["loss"].legend(loc="upper right")
+        axes["score"].plot(*zip(*run.scores.items(), strict=True), "o-", ms=3, label="network")
         level = miou(pictures["otsu"], run.test.target)
         axes["score"].axhline(level, color="C1", linestyle="--", label="Otsu threshold")
-        axes["score"].set(title="mIoU on the upper half", xlabel="step", ylabel="mIoU")
+        axes["score"].set(title="mIoU on the upper half", xlabel="training step", ylabel="mIoU")
         axes["score"].legend(loc="lower right")
-        figure.savefig(out)  # within the style, whose colours are looked up only now
+        figure.savefig(out)  # inside the style, because colours are resolved on saving

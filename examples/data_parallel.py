@@ -1,222 +1,180 @@
-"""Train the network of track_digits.py on many devices, and compare with one device loss by loss.
+"""Train the network of track_digits.py on many devices, and compare every loss with one device.
 
-The scenes of a step are spread over all devices that JAX finds; the losses are those of the whole
-batch, to the last rounding, because each sums and counts over all devices before it divides. Not a
-line of the training step knows of it.
+The scenes of a batch are spread over all devices that JAX finds. Each loss adds its sums and counts
+over all devices before it divides, so it is the loss of the whole batch. The training step is that
+of `track_digits.py`, unchanged: no line of it mentions devices.
 
     python examples/data_parallel.py                    # all devices of this machine
-    python examples/data_parallel.py --cpu-devices 4    # four, simulated on the CPU
-    python examples/data_parallel.py --processes 2      # two processes, one model, over loopback
+    python examples/data_parallel.py --cpu-devices 4    # four devices, simulated on the CPU
+    python examples/data_parallel.py --processes 2      # two processes that train one model
 """
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    print("loading JAX ...", flush=True)
+
 import argparse
 import json
 import math
-import os
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import optax
+from command_line import ProgressBar, run, say
+from digit_scenes import load_digits, make_scenes
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from track_digits import (
-    SCENES_PER_STEP,
-    Tracker,
-    load_digits,
-    losses,
-    make_model,
-    make_scenes,
-)
+from local_processes import count_step, run_together
+from track_digits import SCENES_PER_STEP, make_model, update
 
-TOLERANCE = 1e-3  # of each loss, relative: rounding differs from step to step and adds up
-TIME_LIMIT = 600  # seconds for a run of several processes
+TOLERANCE = 1e-3  # relative, per loss: rounding errors add up from step to step
 
 
 class Run(NamedTuple):
-    """What a training run leaves behind."""
+    """The result of a training run."""
 
     devices: int
-    history: list[dict[str, float]]
+    history: list[dict[str, float]]  # the losses of every step
     scenes_per_second: float
 
 
 # ------------------------------------------------------------------------------------ training
 
 
-@nnx.jit
-def train_step(
-    model: Tracker, optimizer: nnx.Optimizer, batch: dict[str, jax.Array]
-) -> dict[str, jax.Array]:
-    """One step; all it knows of devices is where its arguments lie."""
-    (_, metrics), grads = nnx.value_and_grad(losses, has_aux=True)(model, batch)
-    optimizer.update(model, grads)
-    return metrics
-
-
-def train(mesh: Mesh, steps: int, seed: int, batch_size: int) -> Run:
-    """Train on the mesh's devices, scenes spread over its only axis, the model on every one."""
+def train(
+    mesh: Mesh, steps: int, seed: int, batch_size: int, after_step: Callable[[], object]
+) -> Run:
+    """Train with the scenes spread over the devices of a mesh, and the model copied to each."""
     digits, _ = load_digits()
     rng = np.random.default_rng(seed)
-    model = make_model(seed)
-    optimizer = nnx.Optimizer(model, optax.adamw(1e-3), wrt=nnx.Param)
-    for module in (model, optimizer):
-        place(module, NamedSharding(mesh, PartitionSpec()))
-    spread = NamedSharding(mesh, PartitionSpec("data"))
+    graph, params = nnx.split(make_model(seed), nnx.Param)
+    optimizer = optax.adamw(1e-3)
+    copied, spread = (
+        NamedSharding(mesh, PartitionSpec()),
+        NamedSharding(mesh, PartitionSpec("data")),
+    )
+    params, state = jax.tree.map(
+        lambda x: jax.device_put(np.asarray(x), copied), (params, optimizer.init(params))
+    )
+    train_step = jax.jit(partial(update, graph, optimizer))
     history, start = [], time.perf_counter()
     for index in range(steps):
         scenes = make_scenes(digits, rng, batch_size)
-        # Each process makes the same scenes and puts its own share of them on its devices.
+        # Every process makes the same scenes and puts its share of them on its own devices.
         batch = {
             key: jax.make_array_from_callback(x.shape, spread, x.__getitem__)
             for key, x in scenes.items()
         }
-        metrics = train_step(model, optimizer, batch)
+        params, state, metrics = train_step(params, state, batch)
         history.append({key: float(value) for key, value in metrics.items()})
+        after_step()
         if index == 0:  # the first step compiles
             start = time.perf_counter()
     rate = batch_size * (steps - 1) / (time.perf_counter() - start)
     return Run(mesh.size, history, rate)
 
 
-def place(module: nnx.Module, sharding: NamedSharding) -> None:
-    """Copy what a module holds to every device of a sharding, in place."""
-    state = nnx.state(module)
-    nnx.update(module, jax.tree.map(lambda x: jax.device_put(np.asarray(x), sharding), state))
+def train_with_bar(devices: list[jax.Device], options: argparse.Namespace) -> Run:
+    """Train on devices of this process, and show the progress."""
+    with ProgressBar(options.steps, count_of(len(devices))) as bar:
+        settings = options.steps, options.seed, options.batch
+        return train(mesh_of(devices), *settings, after_step=bar.update)
 
 
 def mesh_of(devices: list[jax.Device]) -> Mesh:
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
+def count_of(devices: int) -> str:
+    return f"{devices} device" if devices == 1 else f"{devices} devices"
+
+
 # ----------------------------------------------------------------------------------- processes
 
 
 def launch(options: argparse.Namespace) -> Run:
-    """Start the processes that train one model together; the first of them reports."""
-    address = f"127.0.0.1:{free_port()}"
-    with tempfile.TemporaryDirectory() as folder:
-        logs = [Path(folder) / f"process{i}.log" for i in range(options.processes)]
-        report = Path(folder) / "report.json"
-        workers = [
-            start_worker(index, address, log, report, options) for index, log in enumerate(logs)
-        ]
-        try:
-            wait(workers, logs)
-        finally:
-            for worker in workers:
-                worker.kill()
-                worker.wait()
-        return Run(**json.loads(report.read_text()))
-
-
-def start_worker(
-    index: int, address: str, log: Path, report: Path, options: argparse.Namespace
-) -> subprocess.Popen:
-    command = [sys.executable, __file__, "--worker", str(index), "--coordinator", address]
-    command += ["--report", str(report)]
+    """Start processes that train one model together, and return the result of the first."""
+    arguments = []
     for name in ("processes", "steps", "seed", "batch", "cpu_devices"):
-        command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-    with log.open("w") as file:
-        worker = subprocess.Popen(
-            command, stdout=file, stderr=file, env=os.environ | {"JAX_PLATFORMS": "cpu"}
-        )
-    print(f"process {index} is pid {worker.pid}", flush=True)
-    return worker
-
-
-def wait(workers: list[subprocess.Popen], logs: list[Path]) -> None:
-    """Until all processes are done; one that fails, or too long a wait, ends the run."""
-    deadline = time.monotonic() + TIME_LIMIT
-    while any(worker.poll() is None for worker in workers):
-        failed = [i for i, worker in enumerate(workers) if worker.poll() not in (None, 0)]
-        if failed or time.monotonic() > deadline:
-            break
-        time.sleep(0.2)
-    failed = [i for i, worker in enumerate(workers) if worker.poll() not in (None, 0)]
-    for index in failed[:1]:
-        code = workers[index].returncode
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        words = logs[index].read_text().strip()[-2000:]
-        sys.exit(f"error: process {index} died ({how}), so the run was ended. It said:\n{words}")
-    if any(worker.poll() is None for worker in workers):
-        sys.exit(f"error: the processes were not done after {TIME_LIMIT} seconds")
+        arguments += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    report = run_together(__file__, arguments, options.processes, options.steps)
+    return Run(**json.loads(report))
 
 
 def work(options: argparse.Namespace) -> None:
-    """Be one of the processes."""
+    """Run as one of the processes."""
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
         options.coordinator, options.processes, options.worker, initialization_timeout=60
     )
-    run = train(mesh_of(jax.devices()), options.steps, options.seed, options.batch)
+
+    def after_step() -> None:
+        if options.worker == 0:
+            count_step(options.report)
+
+    settings = options.steps, options.seed, options.batch
+    result = train(mesh_of(jax.devices()), *settings, after_step)
     if options.worker == 0:
-        options.report.write_text(json.dumps(run._asdict()))
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+        options.report.write_text(json.dumps(result._asdict()))
 
 
 # ---------------------------------------------------------------------------------------- main
 
 
-def compare(many: Run, one: Run) -> bool:
-    """Print each loss of both runs; True if all are equal but for rounding."""
-    columns = (f"{many.devices} devices", "1 device", "difference")
+def compare(many: Run, one: Run) -> float:
+    """Print the losses of both runs. Returns the largest relative difference."""
+    columns = (count_of(many.devices), "1 device", "difference")
     print(f"\n{'loss':<22}{'step':>6}" + "".join(f"{column:>14}" for column in columns))
     worst = 0.0
     for key in one.history[0]:
-        for step in sorted({0, len(one.history) - 1}):
+        for step in (0, len(one.history) - 1):
             a, b = many.history[step][key], one.history[step][key]
             print(f"{key:<22}{step + 1:>6}{a:>14.6f}{b:>14.6f}{abs(a - b):>14.1e}")
-        pairs = zip(many.history, one.history, strict=True)
-        worst = max(worst, *(abs(a[key] - b[key]) / max(abs(b[key]), 1e-3) for a, b in pairs))
-    equal = math.isfinite(worst) and worst <= TOLERANCE
-    print(
-        f"\nall losses of all {len(one.history)} steps are {'equal' if equal else 'NOT EQUAL'}:",
-        end=" ",
-    )
-    print(f"the largest relative difference is {worst:.1e}")
-    print(f"{many.scenes_per_second:.1f} scenes a second on {many.devices} devices,", end=" ")
-    print(f"{one.scenes_per_second:.1f} on one")
-    return equal
+        for a, b in zip(many.history, one.history, strict=True):
+            difference = abs(a[key] - b[key]) / max(abs(b[key]), 1e-3)
+            worst = max(worst, difference) if math.isfinite(difference) else math.inf
+    return worst
+
+
+def summarise(many: Run, one: Run, worst: float, batch: int) -> None:
+    """Print what was compared, whether it agrees, and what the speed means."""
+    devices, steps = count_of(many.devices), len(one.history)
+    print(f"\nThe same {steps} steps, with the same weights and scenes, were run twice:")
+    print(f"on {devices} (scenes per step on each: {batch // many.devices}) and on 1 device.")
+    if worst <= TOLERANCE:
+        print(f"All {len(one.history[0])} losses of all {steps} steps agree up to float rounding:")
+    else:
+        print(f"The losses DIFFER by more than the tolerance of {TOLERANCE:.0e}:")
+    print(f"the largest relative difference is {worst:.1e}.")
+    print("The training step is that of track_digits.py. No line of it mentions devices.")
+    print(f"\nSpeed: {many.scenes_per_second:.0f} scenes per second on {devices},", end=" ")
+    print(f"{one.scenes_per_second:.0f} on 1 device.")
+    if many.devices > 1 and jax.devices()[0].platform == "cpu":
+        print(f"The {devices} share the CPU cores of one machine, so no speed-up is expected here.")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The options, checked before any work."""
+    """Read the options, and check them before any work."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=10, help="training steps (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes and weights (%(default)s)")
-    parser.add_argument(
-        "--batch", type=int, default=SCENES_PER_STEP, help="scenes a step (%(default)s)"
-    )
-    parser.add_argument(
-        "--processes", type=int, default=1, help="on CPU, over loopback (%(default)s)"
-    )
-    parser.add_argument("--cpu-devices", type=int, default=0, help="simulate so many a process")
-    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    add = partial(parser.add_argument, type=int)
+    add("--steps", default=10, help="number of training steps (default: %(default)s)")
+    add("--seed", default=0, help="seed of scenes and weights (default: %(default)s)")
+    add("--batch", default=SCENES_PER_STEP, help="scenes per step (default: %(default)s)")
+    add("--processes", default=1, help="number of CPU processes (default: %(default)s)")
+    add("--cpu-devices", default=0, help="number of simulated CPU devices per process")
+    add("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--coordinator", help=argparse.SUPPRESS)
     parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    for name, least in {
-        "steps": 2,
-        "batch": 1,
-        "processes": 1,
-        "cpu-devices": 0,
-        "seed": 0,
-    }.items():
+    smallest = {"steps": 2, "batch": 1, "processes": 1, "cpu-devices": 0, "seed": 0}
+    for name, least in smallest.items():
         value = getattr(options, name.replace("-", "_"))
         if value < least:
             parser.error(f"--{name} must be at least {least}, got {value}")
@@ -238,13 +196,20 @@ def main(argv: list[str] | None = None) -> None:
     if options.worker is not None:
         work(options)
         return
-    settings = options.steps, options.seed, options.batch
     everywhere = jax.devices()
-    many = launch(options) if options.processes > 1 else train(mesh_of(everywhere), *settings)
-    one = train(mesh_of(jax.devices()[:1]), *settings)
-    if not compare(many, one):
+    if options.processes > 1:
+        say(f"starting {options.processes} processes; loading and compiling take about 20 s ...")
+        many = launch(options)
+    else:
+        say("compiling the training step for all devices, about 10 s ...")
+        many = train_with_bar(everywhere, options)
+    say("training again on one device; compiling takes about 10 s ...")
+    one = train_with_bar(everywhere[:1], options)
+    worst = compare(many, one)
+    summarise(many, one, worst, options.batch)
+    if worst > TOLERANCE:
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,14 +1,18 @@
-"""Find coins in a photograph: a Linen training loop with one objective, in about a minute.
+"""Find coins in a photograph: a Linen training loop with one objective.
 
     python examples/train_linen.py --steps 200 --seed 0 --out train_linen.png
 
-A small U-shaped network computes in bfloat16 and is trained on crops of one half of a photograph;
-the other half is the test. Its deepest level has an auxiliary head, whose loss has a weight that
-fades out by a schedule of optax. `train_nnx.py` does the same in NNX; data, objective and report
-are in `coins.py`.
+A small U-shaped network is trained on crops of one half of a photograph and tested on the other
+half. It computes in bfloat16. Its coarsest level has an auxiliary loss, whose weight follows an
+optax schedule and fades to 0. The run takes about a minute on two CPU cores.
+
+`train_nnx.py` does the same in NNX. Data, objective and report are in `coins.py`.
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":
+    print("loading JAX and the photograph ...", flush=True)
 
 from functools import partial
 
@@ -17,8 +21,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from command_line import parse, run
 from flax.training.train_state import TrainState
-from options import parse
 
 WIDTHS = (8, 16, 32, 48)  # channels at 1, 1/2, 1/4 and 1/8 of the resolution
 
@@ -27,7 +31,7 @@ Conv = partial(nn.Conv, dtype=jnp.bfloat16)
 
 
 class Block(nn.Module):
-    """Two convolutions. The norms know no batch, so training and test are the same."""
+    """Two convolutions. Group norms ignore the batch, so training and test are the same."""
 
     features: int
 
@@ -49,7 +53,7 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
-        # Sizes are padded to multiples of 8. The loss leaves the margin of the logits out.
+        # Pad sizes to multiples of 8. The loss ignores the extra margin of the logits.
         height, width = images.shape[1:3]
         x = jnp.pad(images, ((0, 0), (0, -height % 8), (0, -width % 8), (0, 0)), mode="edge")
         x = Block(WIDTHS[0])(x)
@@ -85,19 +89,20 @@ def main(argv: list[str] | None = None) -> None:
         nonlocal traces
         traces += 1  # Python runs this line only while JAX traces the step.
 
-        def loss(params):
+        def total(params):
             outputs = state.apply_fn({"params": params}, batch["image"])
             return objective(outputs, batch, step=state.step)
 
-        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        (_, metrics), grads = jax.value_and_grad(total, has_aux=True)(state.params)
         return state.apply_gradients(grads=grads), metrics
 
-    run = coins.Run(options)
-    for batch in run.batches():
-        state, metrics = train_step(state, batch)
-        run.record(metrics, partial(predict, state))
-    run.finish(traces)
+    report = coins.Run(options)
+    with report.bar:
+        for batch in report.batches():
+            state, metrics = train_step(state, batch)
+            report.record(metrics, partial(predict, state))
+    report.finish(traces)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,14 +1,18 @@
-"""Find coins in a photograph: an NNX training loop with one objective, in about a minute.
+"""Find coins in a photograph: an NNX training loop with one objective.
 
     python examples/train_nnx.py --steps 200 --seed 0 --out train_nnx.png
 
-A small U-shaped network computes in bfloat16 and is trained on crops of one half of a photograph;
-the other half is the test. Its deepest level has an auxiliary head, whose loss has a weight that
-fades out by a schedule of optax. `train_linen.py` does the same in Linen; data, objective and
-report are in `coins.py`.
+A small U-shaped network is trained on crops of one half of a photograph and tested on the other
+half. It computes in bfloat16. Its coarsest level has an auxiliary loss, whose weight follows an
+optax schedule and fades to 0. The run takes about a minute on two CPU cores.
+
+`train_linen.py` does the same in Linen. Data, objective and report are in `coins.py`.
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":
+    print("loading JAX and the photograph ...", flush=True)
 
 from functools import partial
 
@@ -16,17 +20,17 @@ import coins
 import jax
 import jax.numpy as jnp
 import optax
+from command_line import parse, run
 from flax import nnx
-from options import parse
 
 WIDTHS = (8, 16, 32, 48)  # channels at 1, 1/2, 1/4 and 1/8 of the resolution
 
 
 class Block(nnx.Module):
-    """Two convolutions. The norms know no batch, so training and test are the same."""
+    """Two convolutions. Group norms ignore the batch, so training and test are the same."""
 
     def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs) -> None:
-        half = dict(dtype=jnp.bfloat16, rngs=rngs)  # of the activations; parameters are float32
+        half = dict(dtype=jnp.bfloat16, rngs=rngs)  # for activations; parameters are float32
         self.layers = nnx.Sequential(
             nnx.Conv(inputs, outputs, (3, 3), **half),
             nnx.GroupNorm(outputs, num_groups=4, **half),
@@ -51,22 +55,23 @@ class UNet(nnx.Module):
     def __init__(self, rngs: nnx.Rngs) -> None:
         downward = zip((1, *WIDTHS), WIDTHS, strict=False)
         upward = zip(WIDTHS[:0:-1], WIDTHS[-2::-1], strict=True)
-        self.down = nnx.List(Block(i, o, rngs) for i, o in downward)
-        self.up = nnx.List(Block(i + o, o, rngs) for i, o in upward)
+        self.down = nnx.Sequential(*(Block(i, o, rngs) for i, o in downward))
+        self.up = nnx.Sequential(*(Block(i + o, o, rngs) for i, o in upward))
         self.fine = nnx.Conv(WIDTHS[0], 2, (1, 1), dtype=jnp.bfloat16, rngs=rngs)
         self.coarse = nnx.Conv(WIDTHS[-1], 2, (1, 1), dtype=jnp.bfloat16, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
-        # Sizes are padded to multiples of 8. The loss leaves the margin of the logits out.
+        # Pad sizes to multiples of 8. The loss ignores the extra margin of the logits.
         height, width = images.shape[1:3]
         x = jnp.pad(images, ((0, 0), (0, -height % 8), (0, -width % 8), (0, 0)), mode="edge")
-        x = self.down[0](x)
+        first, *down = self.down.layers
+        x = first(x)
         skips = []
-        for block in self.down[1:]:
+        for block in down:
             skips.append(x)
             x = block(nnx.max_pool(x, (2, 2), (2, 2)))
         coarse = upsample(self.coarse(x), 8)
-        for block in self.up:
+        for block in self.up.layers:
             x = block(jnp.concatenate([upsample(x, 2), skips.pop()], axis=-1))
         return {"levels": (self.fine(x), coarse)}
 
@@ -77,29 +82,30 @@ predict = nnx.jit(UNet.__call__)
 def main(argv: list[str] | None = None) -> None:
     options = parse(__doc__, 200, "train_nnx.png", argv)
     objective = coins.make_objective(options.steps)
-    model = UNet(nnx.Rngs(options.seed))
-    rate = optax.cosine_decay_schedule(4e-3, options.steps)
-    optimizer = nnx.Optimizer(model, optax.adamw(rate), wrt=nnx.Param)
-    traces = 0
+    graph, params = nnx.split(UNet(nnx.Rngs(options.seed)), nnx.Param)
+    optimizer = optax.adamw(optax.cosine_decay_schedule(4e-3, options.steps))
+    state, traces = optimizer.init(params), 0
 
-    @nnx.jit
-    def train_step(model: UNet, optimizer: nnx.Optimizer, batch: dict[str, jax.Array]):
+    @jax.jit
+    def train_step(params: nnx.State, state: optax.OptState, batch: dict[str, jax.Array], step):
         nonlocal traces
         traces += 1  # Python runs this line only while JAX traces the step.
 
-        def loss(model: UNet):
-            return objective(model(batch["image"]), batch, step=optimizer.step[...])
+        def total(params: nnx.State):
+            outputs = nnx.merge(graph, params)(batch["image"])
+            return objective(outputs, batch, step=step)
 
-        (_, metrics), grads = nnx.value_and_grad(loss, has_aux=True)(model)
-        optimizer.update(model, grads)
-        return metrics
+        (_, metrics), grads = jax.value_and_grad(total, has_aux=True)(params)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, metrics
 
-    run = coins.Run(options)
-    for batch in run.batches():
-        metrics = train_step(model, optimizer, batch)
-        run.record(metrics, partial(predict, model))
-    run.finish(traces)
+    report = coins.Run(options)
+    with report.bar:
+        for step, batch in enumerate(report.batches()):
+            params, state, metrics = train_step(params, state, batch, step)
+            report.record(metrics, partial(predict, nnx.merge(graph, params)))
+    report.finish(traces)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,13 +1,18 @@
-"""One row a loss: its function, its module, inputs whose first axis is the batch, what they differ in.
+"""One row per loss: its function, its module, and inputs whose first axis is the batch.
 
-``test_contract.py`` holds every row to every promise; adding a loss is adding a row.
+``test_contract.py`` and ``test_modules.py`` test every promise for every row. To add a loss, add a
+row.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import vis4d_jax_loss as vjl
 
@@ -25,7 +30,7 @@ def boxes(count, size=20.0):
 
 
 def similarities(rows, columns):
-    """Cosine similarities away from the kinks at 0.3, 0 and 1, so that differences are smooth."""
+    """Cosine similarities away from the kinks at 0, 0.3 and 1, for finite differences."""
     values = np.linspace(0.32, 0.95, rows * columns, dtype=np.float32)
     return RNG.permutation(values).reshape(rows, columns)
 
@@ -41,8 +46,8 @@ def pair_target(rows, columns):
 class Case:
     """A loss and what a test needs to call it.
 
-    ``inputs`` are keyword arguments of both the function and the module's call; gradients are taken
-    of those named in ``wrt``. ``extra`` are further inputs of the module alone.
+    ``inputs`` are arguments of both the function and the module's call; ``wrt`` names those with a
+    gradient. ``extra`` are arguments of the module's call alone.
     """
 
     name: str
@@ -51,7 +56,7 @@ class Case:
     wrt: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
-    #: The function's result that the module's call gives, where it is not the function's own.
+    #: What the module's call returns, if it differs from the function's result.
     as_module: Callable[..., Any] | None = None
 
     def __repr__(self):
@@ -151,3 +156,35 @@ CASES = [
         ("transforms",),
     ),
 ]
+
+every_loss = pytest.mark.parametrize("case", CASES, ids=repr)
+
+MASK = np.array([True, False, True, True, False, True])
+POISON = [np.nan, np.inf, -np.inf, 1e30, -1.0, 0.0, 1.0]
+POISON_INT = [-1, 7, -100, 1, 0, 2**31 - 1]
+
+
+def arrays(inputs):
+    return jax.tree.map(jnp.asarray, inputs)
+
+
+def total(losses):
+    """The sum of all that a loss returns."""
+    return sum(jnp.sum(loss) for loss in jax.tree.leaves(losses))
+
+
+def poisoned(inputs, mask=MASK):
+    """The inputs with a mixture of harmful values in the rows that are masked."""
+
+    def poison(x):
+        mixture = POISON if x.dtype.kind == "f" else POISON_INT
+        bad = np.resize(np.array(mixture).astype(x.dtype), x.shape)
+        return np.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, bad)
+
+    return jax.tree.map(poison, inputs)
+
+
+def assert_trees_close(actual, expected, rtol=1e-6, atol=1e-7):
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol), actual, expected
+    )

@@ -1,4 +1,4 @@
-"""Geometry alone: values and derivatives of the IoU, where a loss's ``eps`` would hide them."""
+"""The IoU alone: its values and derivatives, which the eps of a loss would hide."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from vis4d_jax_loss._numerics import enable_x64
 from vis4d_jax_loss.box import paired_iou
 
 BOX = jnp.array([0.0, 0.0, 1.0, 1.0])
-NOTHING_SHARED = {
+NO_SHARED_AREA = {
     "apart": jnp.array([2.0, 2.0, 3.0, 3.0]),
     "touching": jnp.array([1.0, 0.0, 2.0, 1.0]),
     "a point": jnp.zeros(4),
@@ -17,10 +18,25 @@ NOTHING_SHARED = {
 }
 
 
+def test_values_by_hand():
+    first = jnp.array([[0.0, 0.0, 4.0, 2.0], [0.0, 0.0, 4.0, 2.0]])
+    second = jnp.array([[1.0, 0.5, 5.0, 3.0], [1.0, 0.0, 3.0, 2.0]])
+    shared, unions = [3 * 1.5, 2 * 2], [8 + 10 - 4.5, 8]
+    np.testing.assert_allclose(paired_iou(first, second), np.divide(shared, unions), rtol=1e-6)
+
+
+def test_a_gradient_by_hand():
+    # Moving the right side of the left box by d: shared area 1 + 2 d, union 4 + 2 - 1.
+    left, right = jnp.array([0.0, 0.0, 1.5, 2.0]), jnp.array([1.0, 0.0, 2.5, 2.0])
+    shared, union = 0.5 * 2, 3 + 3 - 1
+    expected = (2 * union - shared * (2 - 2)) / union**2
+    np.testing.assert_allclose(jax.grad(paired_iou)(left, right)[2], expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("first", [BOX, jnp.zeros(4)], ids=["box", "point"])
-@pytest.mark.parametrize("kind", NOTHING_SHARED)
-def test_boxes_that_share_no_area_have_iou_0_and_stand_still(kind, first):
-    pair = first, NOTHING_SHARED[kind]
+@pytest.mark.parametrize("kind", NO_SHARED_AREA)
+def test_boxes_that_share_no_area_have_zero_iou_and_gradient(kind, first):
+    pair = first, NO_SHARED_AREA[kind]
     assert paired_iou(*pair) == 0
     for argument in (0, 1):
         gradient = jax.grad(paired_iou, argument)
@@ -30,9 +46,15 @@ def test_boxes_that_share_no_area_have_iou_0_and_stand_still(kind, first):
         jax.grad(paired_iou)(*pair)
 
 
+def test_identical_boxes_have_iou_1_and_zero_gradient():
+    assert paired_iou(BOX, BOX) == 1
+    for argument in (0, 1):
+        np.testing.assert_array_equal(jax.grad(paired_iou, argument)(BOX, BOX), 0)
+
+
 def test_derivatives_agree_with_finite_differences():
     rng = np.random.default_rng(0)
     low = rng.uniform(0, 1, (2, 8, 2))
     boxes = np.concatenate([low, low + rng.uniform(1.5, 3, (2, 8, 2))], axis=-1)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         check_grads(paired_iou, tuple(jnp.asarray(boxes)), order=2, modes=("fwd", "rev"))

@@ -1,111 +1,166 @@
-"""Values are checked on request: free in a normal step, exact under checkify."""
+"""How an error reads, and each check that several losses share."""
 
-import importlib.util
-import sys
-from functools import partial
-from types import ModuleType
-
-import jax
+import chex
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from jax.experimental import checkify
+from error_text import raises
 
-from vis4d_jax_loss import (
-    _value_checks,
-    cross_entropy,
-    embedding_distance_loss,
-    iou_loss,
-    l1_loss,
-    mean_loss,
-    multi_pos_cross_entropy,
-)
-
-BOX = [0.0, 0.0, 1.0, 1.0]
-PAIR = jnp.ones((1, 2))
-REPORTS = {
-    "l1_loss: pred must be finite, got 1 other of 2": (l1_loss, [1.0, jnp.nan], [0.0, 0.0]),
-    "cross_entropy: output must be finite, got 1 other of 2": (cross_entropy, [[0, jnp.inf]], [0]),
-    "cross_entropy: target must hold labels from 0 to 1, or ignore_index, got 2 other of 3": (
-        cross_entropy,
-        jnp.zeros((3, 2)),
-        [2, 255, -1],
-    ),
-    "multi_pos_cross_entropy: target must hold 1 (same), 0 (different) or -1 (ignored), got 1 other": (
-        multi_pos_cross_entropy,
-        PAIR,
-        [[1, 2]],
-    ),
-    "embedding_distance_loss: target must hold 1 (same), 0 (different) or -1": (
-        embedding_distance_loss,
-        PAIR,
-        [[0.5, 0]],
-    ),
-    "iou_loss: pred must hold boxes with x1 <= x2 and y1 <= y2, got 1 other of 2": (
-        iou_loss,
-        [BOX, [1.0, 0.0, 0.0, 1.0]],
-        [BOX, BOX],
-    ),
-    "iou_loss: target must hold boxes with x1 <= x2": (iou_loss, [BOX], [[0.0, 1.0, 1.0, 0.0]]),
-}
+from vis4d_jax_loss import _checks as checks
+from vis4d_jax_loss import cross_entropy, iou_loss, multi_pos_cross_entropy
 
 
-def gradient_alone(loss):
-    """Of the value nothing is needed: a check stays because the gradient uses what it returns."""
-    inner = jax.jit(lambda p, t: loss(p, t, reducer=mean_loss))
-    return jax.jit(jax.grad(inner))
+def test_an_error_names_function_rule_value_and_remedy():
+    with raises(ValueError, "f: x must be positive, got x 0. Use g."):
+        checks.fail(ValueError, "f", "x must be positive", "x 0", "Use g.")
+    with raises(TypeError, "f: x must be positive, got x 0."):
+        checks.fail(TypeError, "f", "x must be positive", "x 0")
+
+
+def test_names_and_values_are_listed_in_order():
+    assert checks.describe(pred=(8, 4), where=(3,)) == "pred (8, 4) and where (3,)"
+    assert checks.shapes_of(b=jnp.zeros((2, 1)), a=jnp.zeros(())) == "b (2, 1) and a ()"
+
+
+def test_holds_hides_the_error_of_chex():
+    assert checks.holds(chex.assert_shape, jnp.zeros((2, 4)), (..., 4))
+    assert not checks.holds(chex.assert_shape, jnp.zeros((2, 3)), (..., 4))
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda loss: jax.jit(partial(loss, reducer=mean_loss)), gradient_alone]
+    ("dtype", "numeric"),
+    [("float32", True), ("bfloat16", True), ("uint8", True), ("bool", False), ("complex64", False)],
 )
-@pytest.mark.parametrize("message", REPORTS)
-def test_checkify_reports(message, wrap):
-    loss, pred, target = REPORTS[message]
-    step = checkify.checkify(wrap(loss))
-    error, _ = step(jnp.asarray(pred, jnp.float32), jnp.asarray(target))
-    assert message in error.get()
+def test_which_dtypes_are_numeric(dtype, numeric):
+    assert checks.is_numeric(jnp.ones(2, dtype)) == numeric
 
 
-def test_checkify_reports_through_gradients_and_vmap():
-    grad = jax.vmap(jax.grad(lambda p: l1_loss(p, jnp.zeros(()))))
-    error, _ = checkify.checkify(jax.jit(grad))(jnp.array([1.0, jnp.nan]))
-    assert "l1_loss: pred must be finite" in error.get()
+def test_numbers_must_be_numeric():
+    checks.check_numeric("f", pred=jnp.ones(2), target=jnp.ones(2, int))
+    message = (
+        "f: target must hold floating-point or integer numbers, got target bool. Cast it first."
+    )
+    with raises(TypeError, message):
+        checks.check_numeric("f", pred=jnp.ones(2), target=jnp.ones(2, bool))
 
 
-def test_checkify_reports_without_jit():
-    with jax.disable_jit():
-        error, _ = checkify.checkify(l1_loss)(jnp.array([1.0, jnp.nan]), jnp.zeros(2))
-    assert "l1_loss: pred must be finite" in error.get()
+def test_labels_may_be_boolean_but_not_complex():
+    checks.check_label_dtype("f", target=jnp.ones(2, bool))
+    message = (
+        "f: target must hold floating-point or integer numbers, got target complex64. "
+        "Cast it first."
+    )
+    with raises(TypeError, message):
+        checks.check_label_dtype("f", target=jnp.ones(2, jnp.complex64))
 
 
-def test_an_array_shared_by_a_batch_stays_shared_where_its_check_is_not():
-    logits = jnp.array([[0.0, 1.0, 2.0], [3.0, 0.0, 1.0]])
-    targets = jnp.array([[0, 1], [255, 2], [2, 255]])
-    losses = jax.vmap(lambda target: cross_entropy(logits, target))(targets)
-    assert jnp.array_equal(losses, jnp.stack([cross_entropy(logits, t) for t in targets]))
+def test_shapes_must_be_equal():
+    checks.check_same_shape("f", a=jnp.ones(2), b=jnp.ones(2), c=jnp.ones(2))
+    message = (
+        "f: a and b and c must have the same shape, got a (2,) and b (2,) and c (2, 1). "
+        "Losses never broadcast: (N,) against (N, 1) would silently average N * N pairs."
+    )
+    with raises(ValueError, message):
+        checks.check_same_shape("f", a=jnp.ones(2), b=jnp.ones(2), c=jnp.ones((2, 1)))
 
 
-def test_a_normal_step_does_not_compute_the_checks():
-    def step(pred, target):
-        return l1_loss(pred, target, mean_loss)
-
-    x = jnp.ones(8)
-    assert "is-finite" not in jax.jit(step).lower(x, x).compile().as_text()
-    checked = jax.jit(checkify.checkify(step)).lower(x, x)
-    assert "is-finite" in checked.compile().as_text()
+def test_the_number_of_axes_is_counted():
+    checks.check_rank("f", "[N, M]", pred=jnp.ones((2, 3)))
+    checks.check_rank("f", "[N]", pred=jnp.ones(2))
+    with raises(ValueError, "f: pred must be [N, M], got pred (2,). Use jax.vmap for more axes."):
+        checks.check_rank("f", "[N, M]", pred=jnp.ones(2))
 
 
-def test_checks_report_where_jax_has_moved_its_registry(monkeypatch):
-    monkeypatch.setitem(sys.modules, "jax._src.checkify", ModuleType("moved"))
-    spec = importlib.util.spec_from_file_location("another_jax", _value_checks.__file__)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_a_mask_becomes_an_array():
+    assert checks.check_mask("f", None, (2, 3)) is None
+    assert checks.check_mask("f", [True, False], (2, 3)).tolist() == [True, False]
+    assert checks.check_mask("f", True, (2, 3)).shape == ()
 
-    def step(x):
-        return 2 * module.expect_finite("loss", pred=x)
 
-    x = jnp.array([1.0, jnp.inf])
-    assert jax.make_jaxpr(step)(x).effects  # the reports are there, and what they cost
-    error, value = checkify.checkify(jax.jit(step))(x)
-    assert "loss: pred must be finite, got 1 other of 2" in error.get()
-    assert (value == 2 * x).all()
+def test_a_mask_must_be_boolean():
+    message = (
+        "f: where must be boolean, got where int32. "
+        "True means valid, False means padding; weights belong in SumWeightedLoss."
+    )
+    with raises(TypeError, message):
+        checks.check_mask("f", [1, 0], (2,))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 1), (2, 3, 1)])
+def test_a_mask_must_cover_leading_axes(shape):
+    message = (
+        f"f: where must cover the leading axes of the loss, got where {shape} and loss (2, 3). "
+        "A mask is never matched to trailing axes."
+    )
+    with raises(ValueError, message):
+        checks.check_mask("f", np.ones(shape, bool), (2, 3))
+
+
+@pytest.mark.parametrize("bad", [0, -1.0, float("nan")])
+def test_options_must_be_positive(bad):
+    checks.check_positive("f", beta=0.5)
+    with raises(ValueError, f"f: beta must be positive, got beta {bad}. Use g."):
+        checks.check_positive("f", "Use g.", beta=bad)
+
+
+def check_weight(weight, loss, avg_factor=1.0):
+    checks.check_element_weight("f", *map(jnp.asarray, (weight, avg_factor, loss)))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 3), (2, 1), (2, 3)])
+def test_a_weight_may_broadcast_to_the_loss(shape):
+    check_weight(np.ones(shape), np.ones((2, 3)))
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 1), (2, 3, 1), (1, 2, 3)])
+def test_a_loss_never_broadcasts_to_its_weight(shape):
+    message = (
+        f"f: weight must broadcast to the shape of the loss, got weight {shape} and loss (2, 3). "
+        "For one weight per row write weight[:, None]."
+    )
+    with raises(ValueError, message):
+        check_weight(np.ones(shape), np.ones((2, 3)))
+
+
+def test_a_weight_of_rows_or_columns_must_say_which():
+    message = (
+        "f: weight must fit the loss in one way only, got weight (3,) and loss (3, 3). "
+        "Write weight[:, None] for rows or weight[None, :] for columns."
+    )
+    with raises(ValueError, message):
+        check_weight(np.ones(3), np.ones((3, 3)))
+
+
+def test_the_factor_of_a_weighted_sum_must_be_a_scalar():
+    message = (
+        "f: avg_factor must be a scalar, got avg_factor (3,). "
+        "To divide each element by its own factor, divide the weight."
+    )
+    with raises(ValueError, message):
+        check_weight(np.ones(3), np.ones(3), np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: multi_pos_cross_entropy(jnp.ones(3), jnp.ones(3)),
+            "multi_pos_cross_entropy: pred must be [N, M], got pred (3,). "
+            "Use jax.vmap for more axes.",
+        ),
+        (
+            lambda: iou_loss(jnp.ones((2, 3)), jnp.ones((2, 3))),
+            "iou_loss: pred and target must hold boxes (x1, y1, x2, y2) on the last axis, "
+            "got pred (2, 3) and target (2, 3). Expected a shape of [..., 4].",
+        ),
+        (
+            lambda: cross_entropy(jnp.ones((2, 3)), jnp.ones(2), jnp.ones(2)),
+            "cross_entropy: class_weights must hold one weight for each of the 3 classes, "
+            "got class_weights (2,). The classes are counted along class_axis of output.",
+        ),
+    ],
+    ids=["rank", "boxes", "class_weights"],
+)
+def test_an_error_is_shown_without_a_second_traceback(call, message):
+    with raises(ValueError, message):
+        call()

@@ -1,10 +1,11 @@
-"""L1, L2 and smooth L1: kinks, borders, extreme numbers, and what must not broadcast."""
+"""L1, L2 and smooth L1: values by hand, kinks, extreme numbers, and shapes."""
 
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from error_text import raises
 
 from vis4d_jax_loss import l1_loss, l2_loss, mean_loss, smooth_l1_loss
 
@@ -14,7 +15,7 @@ def gradient(loss, pred, **options):
     return jax.jit(jax.grad(lambda x: jnp.sum(loss(x, jnp.zeros_like(x), **options))))(pred)
 
 
-def test_by_hand():
+def test_values_by_hand():
     pred, zero = jnp.array([0.0, 0.25, 1.0, 1.5, -1.0, -3.0]), jnp.zeros(6)
     np.testing.assert_allclose(smooth_l1_loss(pred, zero), [0, 0.25**2 / 2, 0.5, 1, 0.5, 2.5])
     np.testing.assert_allclose(
@@ -26,7 +27,7 @@ def test_by_hand():
 
 def test_gradients_at_the_kinks():
     np.testing.assert_array_equal(gradient(l1_loss, [-1.0, -0.0, 0.0, 2.0]), [-1, 0, 0, 1])
-    assert not np.signbit(gradient(l1_loss, [0.0]))  # which would be printed as -0
+    assert not np.signbit(gradient(l1_loss, [0.0]))  # it would be printed as -0
     np.testing.assert_array_equal(gradient(smooth_l1_loss, [-1.0, 0.0, 1.0, 0.5]), [-1, 0, 1, 0.5])
     np.testing.assert_array_equal(gradient(smooth_l1_loss, [-0.5, 0.25], beta=0.5), [-1, 0.5])
 
@@ -39,7 +40,7 @@ def test_smooth_l1_is_continuous_at_beta():
 
 
 @pytest.mark.parametrize("beta", [1e-46, 1e-9, 1 / 9, 0.5, 1.0, 7.0, 1e30])
-def test_smooth_l1_is_the_same_of_long_arrays_as_of_short_ones(beta):
+def test_smooth_l1_of_a_long_axis_equals_that_of_a_short_one(beta):
     pred = jnp.array([0.0, 1e-30, 1e-3, 1 / 9, 0.4, -0.5, 1.0, -6.9, 7.0, 1e5, -1e30, jnp.inf])
     pred = jnp.tile(pred, 2)
     short, long = pred[:, None], pred
@@ -86,30 +87,41 @@ def test_large_errors_do_not_overflow():
 
 
 @pytest.mark.parametrize("loss", [l1_loss, l2_loss, smooth_l1_loss])
-def test_integers_are_subtracted_as_numbers(loss):
+def test_unsigned_integers_do_not_wrap(loss):
     assert loss(jnp.uint8(0), jnp.uint8(1), mean_loss) in (0.5, 1)  # 255 in uint8
 
 
 @pytest.mark.parametrize("loss", [l1_loss, l2_loss, smooth_l1_loss])
-def test_nothing_broadcasts(loss):
-    name = loss.__name__
+@pytest.mark.parametrize("shape", [(8, 1), (1, 4), (4,), (8,), ()])
+def test_regression_losses_never_broadcast(loss, shape):
     message = (
-        rf"{name}: pred and target must have the same shape, got pred \(8, 4\) and target \(8,"
+        f"{loss.__name__}: pred and target must have the same shape, "
+        f"got pred (8, 4) and target {shape}. "
+        "Losses never broadcast: (N,) against (N, 1) would silently average N * N pairs."
     )
-    with pytest.raises(ValueError, match=message):
-        loss(jnp.zeros((8, 4)), jnp.zeros((8, 1)))
-    with pytest.raises(TypeError, match=f"{name}: pred must hold .* got pred bool"):
+    with raises(ValueError, message):
+        loss(jnp.zeros((8, 4)), jnp.zeros(shape))
+
+
+@pytest.mark.parametrize("loss", [l1_loss, l2_loss, smooth_l1_loss])
+def test_predictions_must_be_numeric(loss):
+    message = (
+        f"{loss.__name__}: pred must hold floating-point or integer numbers, got pred bool. "
+        "Cast it first."
+    )
+    with raises(TypeError, message):
         loss(jnp.zeros(3, bool), jnp.zeros(3))
 
 
 def test_beta_must_be_positive():
-    with pytest.raises(
-        ValueError, match=r"beta must be positive, got beta 0\. For beta=0 use l1_loss"
+    with raises(
+        ValueError,
+        "smooth_l1_loss: beta must be positive, got beta 0. For beta=0 use l1_loss.",
     ):
         smooth_l1_loss(1.0, 0.0, beta=0)
 
 
-def test_a_square_loss_takes_a_mask_as_rows():
+def test_a_mask_of_a_square_array_covers_rows():
     where = jnp.array([True, False, False, False])
     losses = l1_loss(jnp.ones((4, 4)), jnp.zeros((4, 4)), where=where)
     np.testing.assert_array_equal(losses, np.eye(4)[0][:, None] * np.ones(4))

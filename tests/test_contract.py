@@ -1,35 +1,21 @@
-"""Every promise, held to every loss of ``cases.py``."""
+"""The promises of the loss functions, tested for every loss of ``cases.py``."""
 
 import copy
 import functools
-import inspect
-import pickle
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, N
+from cases import CASES, MASK, N, arrays, assert_trees_close, every_loss, poisoned, total
 from jax.experimental import checkify
 from jax.test_util import check_grads
 
 import vis4d_jax_loss as vjl
+from vis4d_jax_loss._numerics import enable_x64
 
-MASK = np.array([True, False, True, True, False, True])
-POISON = [np.nan, np.inf, -np.inf, 1e30, -1.0, 0.0, 1.0]
-POISON_INT = [-1, 7, -100, 1, 0, 2**31 - 1]
 REDUCERS = [vjl.identity_loss, vjl.mean_loss, jnp.mean]
-
-every_loss = pytest.mark.parametrize("case", CASES, ids=repr)
-
-
-def arrays(inputs):
-    return jax.tree.map(jnp.asarray, inputs)
-
-
-def total(losses):
-    """One number of whatever a loss returns."""
-    return sum(jnp.sum(loss) for loss in jax.tree.leaves(losses))
 
 
 def differentiate(case, inputs, where=None, reducer=vjl.mean_loss):
@@ -46,34 +32,6 @@ def _step(name, reducer):
         return total(case(inputs | wrt, where, reducer))
 
     return jax.jit(jax.value_and_grad(loss))
-
-
-def poisoned(inputs, mask=MASK):
-    """The inputs with a mixture of harmful values in the rows that the mask leaves out."""
-
-    def poison(x):
-        mixture = POISON if x.dtype.kind == "f" else POISON_INT
-        bad = np.resize(np.array(mixture).astype(x.dtype), x.shape)
-        return np.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, bad)
-
-    return jax.tree.map(poison, inputs)
-
-
-def assert_trees_close(actual, expected, rtol=1e-6, atol=1e-7):
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol), actual, expected
-    )
-
-
-def test_every_public_loss_has_a_row():
-    losses = {name for name in vjl.__all__ if name.endswith(("_loss", "entropy"))}
-    assert {case.name for case in CASES} == losses - {"identity_loss", "mean_loss", "sum_loss"}
-    modules = {name for name in vjl.__all__ if _is_loss_module(getattr(vjl, name))}
-    assert {type(case.module).__name__ for case in CASES} == modules - {"Loss"}
-
-
-def _is_loss_module(value):
-    return inspect.isclass(value) and issubclass(value, vjl.Loss)
 
 
 @every_loss
@@ -93,28 +51,8 @@ def test_vmap_equals_a_loop(case):
 
 
 @every_loss
-def test_module_equals_function(case):
-    inputs, extra = arrays(case.inputs), case.extra
-    if case.as_module is not None:
-        expected = case.as_module(inputs, **extra)
-    else:
-        expected = case.function(**inputs, **case.options, reducer=case.module.reducer)
-    assert_trees_close(jax.jit(case.module)(**inputs, **extra), expected, rtol=1e-5)
-
-
-@every_loss
-def test_modules_take_a_reducer_and_a_mask_in_the_call(case):
-    inputs, kept = arrays(poisoned(case.inputs)), jax.tree.map(lambda x: x[MASK], case.inputs)
-    extra_kept = {k: v[MASK] if np.ndim(v) else v for k, v in case.extra.items()}
-    call = jax.jit(functools.partial(case.module, reducer=vjl.mean_loss))
-    masked = call(**inputs, **case.extra, where=MASK)
-    dropped = call(**arrays(kept), **extra_kept)
-    assert_trees_close(masked, dropped, rtol=1e-5)
-
-
-@every_loss
 @pytest.mark.parametrize("reducer", REDUCERS, ids=lambda r: r.__name__)
-def test_masking_equals_dropping_whatever_the_padding_holds(case, reducer):
+def test_masking_equals_dropping_for_any_padding(case, reducer):
     kept = arrays(jax.tree.map(lambda x: x[MASK], case.inputs))
     value, gradients = differentiate(
         case, arrays(poisoned(case.inputs)), jnp.asarray(MASK), reducer
@@ -128,17 +66,17 @@ def test_masking_equals_dropping_whatever_the_padding_holds(case, reducer):
 
 @every_loss
 @pytest.mark.parametrize("reducer", REDUCERS, ids=lambda r: r.__name__)
-def test_nothing_valid_gives_0_and_0(case, reducer):
-    nothing = np.zeros(N, bool)
-    inputs = arrays(poisoned(case.inputs, nothing))
-    value, gradients = differentiate(case, inputs, jnp.asarray(nothing), reducer)
+def test_everything_masked_gives_zero_value_and_gradient(case, reducer):
+    everything = np.zeros(N, bool)
+    inputs = arrays(poisoned(case.inputs, everything))
+    value, gradients = differentiate(case, inputs, jnp.asarray(everything), reducer)
     assert value == 0
     assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(gradients))
 
 
 @every_loss
 @pytest.mark.parametrize("reducer", [vjl.identity_loss, vjl.mean_loss, jnp.mean])
-def test_empty_inputs_give_0(case, reducer):
+def test_empty_inputs_have_zero_loss(case, reducer):
     empty = arrays(jax.tree.map(lambda x: x[:0], case.inputs))
     assert total(jax.jit(lambda inputs: case(inputs, reducer=reducer))(empty)) == 0
 
@@ -152,7 +90,7 @@ def test_a_mask_of_all_true_changes_nothing(case):
 
 # rotation_loss averages its cross-entropy unless the reducer keeps the rows.
 @pytest.mark.parametrize("case", [c for c in CASES if c.name != "rotation_loss"], ids=repr)
-def test_identity_keeps_what_sum_adds_up(case):
+def test_the_sum_of_identity_loss_equals_sum_loss(case):
     inputs = arrays(poisoned(case.inputs))
     kept = differentiate(case, inputs, jnp.asarray(MASK), vjl.identity_loss)
     assert_trees_close(
@@ -162,7 +100,7 @@ def test_identity_keeps_what_sum_adds_up(case):
 
 @every_loss
 def test_gradients_agree_with_finite_differences(case):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         double = jax.tree.map(
             lambda x: x.astype(float) if x.dtype == np.float32 else x, case.inputs
         )
@@ -196,8 +134,8 @@ def test_half_precision_is_computed_in_float32(case, dtype):
 
 
 @every_loss
-def test_double_precision_stays(case):
-    with jax.enable_x64(True):
+def test_float64_stays_float64(case):
+    with enable_x64(True):
         double = jax.tree.map(
             lambda x: x.astype(float) if x.dtype == np.float32 else x, case.inputs
         )
@@ -215,51 +153,53 @@ def test_inputs_are_not_changed(case):
 
 
 @every_loss
-@pytest.mark.parametrize("static", [False, True])
-def test_equal_modules_cause_one_trace(case, static):
-    traces = []
-
-    def step(module, inputs, extra):
-        traces.append(module)
-        return module(**inputs, **extra)
-
-    step = jax.jit(step, static_argnums=0 if static else ())
-    for _ in range(2):
-        options = {k: v for k, v in vars(case.module).items() if not k.startswith("_")}
-        step(type(case.module)(**options), arrays(case.inputs), case.extra)
-    assert len(traces) == 1
-
-
-@every_loss
-def test_modules_are_values(case):
-    for other in (pickle.loads(pickle.dumps(case.module)), copy.deepcopy(case.module)):
-        assert other == case.module
-        assert hash(other) == hash(case.module)
-    assert jax.tree.leaves(case.module) == []
-    assert case.module != type(case.module)(reducer=jnp.max)
-    with pytest.raises(AttributeError, match="cannot assign to field 'reducer'"):
-        case.module.reducer = vjl.sum_loss
-
-
-@every_loss
-def test_signatures_name_the_options(case):
-    assert next(iter(inspect.signature(type(case.module)).parameters)) == "reducer"
-    assert set(case.inputs) <= set(inspect.signature(case.module).parameters)
-    assert {"where", "reducer"} <= set(inspect.signature(case.module).parameters)
-
-
-@every_loss
-def test_a_mask_must_cover_leading_axes(case):
-    with pytest.raises(
-        ValueError, match=rf"where must cover the leading axes .* where \({N - 1},\)"
-    ):
+def test_a_mask_must_be_boolean_and_cover_leading_axes(case):
+    message = (
+        rf"^\w+: where must cover the leading axes of the loss, got where \({N - 1},\) "
+        rf"and loss \({N},.*\)\. A mask is never matched to trailing axes\.$"
+    )
+    with pytest.raises(ValueError, match=message):
         case(arrays(case.inputs), where=jnp.ones(N - 1, bool))
-    with pytest.raises(TypeError, match=r"where must be boolean, got where float32\. True is real"):
+    message = (
+        r"^\w+: where must be boolean, got where float32\. True means valid, False means padding; "
+        r"weights belong in SumWeightedLoss\.$"
+    )
+    with pytest.raises(TypeError, match=message):
         case(arrays(case.inputs), where=jnp.ones(N))
 
 
-def gradients_alone(case):
-    """Of the values nothing is needed, and in a ``jit`` of its own nothing is kept."""
+@pytest.fixture
+def chex_disabled():
+    chex.disable_asserts()
+    yield
+    chex.enable_asserts()
+
+
+def first_column(x):
+    return x.reshape(N, -1)[:, :1]
+
+
+def first_row(x):
+    return x[:1]
+
+
+@every_loss
+@pytest.mark.parametrize("reshape", [first_column, first_row])
+@pytest.mark.usefixtures("chex_disabled")
+def test_losses_never_broadcast_even_if_chex_is_disabled(case, reshape):
+    # The default of JAX, which would let arrays of another rank broadcast.
+    with jax.numpy_rank_promotion("allow"):
+        case(case.inputs)
+        for name, x in case.inputs.items():
+            if name == "transforms" and reshape is first_row:
+                continue  # a batch of one is valid
+            other = case.inputs | {name: jax.tree.map(reshape, x)}
+            with pytest.raises((ValueError, TypeError)):
+                case(other)
+
+
+def gradient_step(case):
+    """A step that uses the gradient alone, inside a ``jit`` of its own."""
 
     def loss(wrt, inputs, where):
         return total(case(inputs | wrt, where))
@@ -271,7 +211,7 @@ def gradients_alone(case):
 
 
 @every_loss
-@pytest.mark.parametrize("wrap", [lambda case: case, gradients_alone, jax.checkpoint])
+@pytest.mark.parametrize("wrap", [lambda case: case, gradient_step, jax.checkpoint])
 def test_checkify_reports_predictions_that_are_not_finite(case, wrap):
     step = wrap(case)
     checked = jax.jit(checkify.checkify(lambda inputs, where: step(inputs, where)))
@@ -282,8 +222,8 @@ def test_checkify_reports_predictions_that_are_not_finite(case, wrap):
 
 
 @every_loss
-def test_value_checks_are_no_effects(case):
+def test_value_checks_are_not_effects(case):
     # JAX calls a compiled step that has an effect through Python, array by array.
-    program = jax.make_jaxpr(gradients_alone(case))(arrays(case.inputs), jnp.asarray(MASK))
+    program = jax.make_jaxpr(gradient_step(case))(arrays(case.inputs), jnp.asarray(MASK))
     assert "expected" in str(program)
     assert not program.effects

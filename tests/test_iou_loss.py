@@ -1,11 +1,13 @@
-"""Boxes of every unfortunate kind: finite in value and gradient, and equal to the reference's."""
+"""IoU loss: values by hand, degenerate boxes, the limit eps, and errors."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from error_text import raises
 
-from vis4d_jax_loss import iou_loss
+from vis4d_jax_loss import IoULoss, iou_loss
+from vis4d_jax_loss.losses import _inputs
 
 TARGET = [0.0, 0.0, 4.0, 2.0]
 NO_OVERLAP = {
@@ -35,7 +37,7 @@ def differentiate(pred, target, mode, eps=1e-6, dtype=jnp.float32):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_by_hand(mode):
+def test_values_by_hand(mode):
     losses, _ = differentiate([[1.0, 0.5, 5.0, 3.0]], [TARGET], mode)
     np.testing.assert_allclose(losses, [MODES[mode](4.5 / (10 + 8 - 4.5))], rtol=1e-6)
 
@@ -43,7 +45,7 @@ def test_by_hand(mode):
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize("eps", [1e-6, 1e-16])
 @pytest.mark.parametrize("mode", MODES)
-def test_without_overlap_the_loss_is_that_of_eps_and_stands_still(mode, eps, dtype):
+def test_boxes_without_overlap_have_zero_gradient(mode, eps, dtype):
     pred, target = zip(*NO_OVERLAP.values(), strict=True)
     losses, gradients = differentiate(pred, target, mode, eps, dtype)
     for kind, loss, gradient in zip(NO_OVERLAP, losses, gradients.swapaxes(0, 1), strict=True):
@@ -53,7 +55,7 @@ def test_without_overlap_the_loss_is_that_of_eps_and_stands_still(mode, eps, dty
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize("mode", MODES)
-def test_identical_boxes_have_loss_0_and_stand_still(mode, dtype):
+def test_identical_boxes_have_zero_loss_and_gradient(mode, dtype):
     sides = np.array([1e-3, 1.0, 256.0, 30_000.0])
     boxes = sides[:, None] * np.array([[0.0, 0.0, 1.0, 1.0]])
     losses, gradients = differentiate(boxes, boxes, mode, 1e-16, dtype)
@@ -62,14 +64,14 @@ def test_identical_boxes_have_loss_0_and_stand_still(mode, dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
-def test_half_of_a_large_box(dtype):
+def test_large_boxes_do_not_overflow(dtype):
     pred, target = [[0, 0, 30_000, 15_000]], [[0, 0, 30_000, 30_000]]
     losses, gradients = differentiate(pred, target, "linear", dtype=dtype)
     np.testing.assert_allclose(losses, [0.5], rtol=5e-3)
     np.testing.assert_allclose(gradients[0, 0, 3], -0.5 / 15_000, rtol=1e-2)
 
 
-def test_the_gradient_passes_whole_at_eps():
+def test_the_whole_gradient_passes_at_eps():
     quarter = [[0.0, 0.0, 1.0, 1.0]], [[0.0, 0.0, 2.0, 2.0]]
     _, at_eps = differentiate(*quarter, "linear", eps=0.25)
     _, above = differentiate(*quarter, "linear", eps=0.2)
@@ -79,7 +81,7 @@ def test_the_gradient_passes_whole_at_eps():
     np.testing.assert_array_equal(below, 0)
 
 
-def test_an_eps_below_the_smallest_number_is_still_finite():
+def test_an_eps_below_the_smallest_float_is_still_finite():
     losses, gradients = differentiate([NO_OVERLAP["disjoint"][0]], [TARGET], "log", eps=1e-60)
     assert np.all(np.isfinite(losses))
     np.testing.assert_array_equal(gradients, 0)
@@ -95,17 +97,59 @@ def test_boxes_may_have_any_number_of_leading_axes():
     assert iou_loss(pred, pred).shape == (2, 3)
 
 
-def test_errors():
-    box = jnp.zeros((8, 4))
-    with pytest.raises(
-        ValueError, match=r"iou_loss: pred and target .* pred \(8, 4\) and target \(1"
-    ):
-        iou_loss(box, jnp.zeros((1, 4)))
-    with pytest.raises(ValueError, match=r"iou_loss: pred must hold boxes .* got pred \(8, 5\)"):
-        iou_loss(jnp.zeros((8, 5)), jnp.zeros((8, 5)))
-    with pytest.raises(
-        ValueError, match="mode must be one of 'linear', 'square', 'log', got mode 'x'"
-    ):
-        iou_loss(box, box, mode="x")
-    with pytest.raises(ValueError, match=r"where must cover .* got where \(8, 4\) and loss \(8,\)"):
-        iou_loss(box, box, where=jnp.ones((8, 4), bool))
+def test_each_argument_is_validated_once(monkeypatch):
+    calls = []
+
+    def counted(name):
+        check = getattr(_inputs, name)
+
+        def wrapped(function, *arguments, **arrays):
+            calls.extend((name, argument) for argument in arrays or ["where"])
+            return check(function, *arguments, **arrays)
+
+        return wrapped
+
+    for name in ("check_numeric", "check_same_shape", "check_mask"):
+        monkeypatch.setattr(_inputs, name, counted(name))
+    boxes = jnp.array([TARGET])
+    iou_loss(boxes, boxes, where=jnp.array([True]))
+    assert sorted(calls) == [
+        ("check_mask", "where"),
+        ("check_numeric", "pred"),
+        ("check_numeric", "target"),
+        ("check_same_shape", "pred"),
+        ("check_same_shape", "target"),
+    ]
+
+
+BOXES = jnp.zeros((8, 4))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: iou_loss(BOXES, jnp.zeros((1, 4))),
+            "iou_loss: pred and target must have the same shape, got pred (8, 4) and target (1, 4). Losses never broadcast: (N,) against (N, 1) would silently average N * N pairs.",
+        ),
+        (
+            lambda: iou_loss(jnp.zeros((8, 5)), jnp.zeros((8, 5))),
+            "iou_loss: pred and target must hold boxes (x1, y1, x2, y2) on the last axis, got pred (8, 5) and target (8, 5). Expected a shape of [..., 4].",
+        ),
+        (
+            lambda: iou_loss(BOXES, BOXES, where=jnp.ones((8, 4), bool)),
+            "iou_loss: where must cover the leading axes of the loss, got where (8, 4) and loss (8,). A mask is never matched to trailing axes.",
+        ),
+        (
+            lambda: iou_loss(BOXES, BOXES, mode="giou"),
+            "iou_loss: mode must be one of 'linear', 'square', 'log', got mode 'giou'.",
+        ),
+        (
+            lambda: IoULoss(mode="giou"),
+            "IoULoss: mode must be one of 'linear', 'square', 'log', got mode 'giou'.",
+        ),
+    ],
+)
+def test_mistakes_are_errors(call, message):
+    with raises(ValueError, message):
+        call()

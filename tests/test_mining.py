@@ -1,4 +1,4 @@
-"""Exactly k, exactly the largest, exactly the lowest index, whatever the type, rank or transform."""
+"""Masks of exactly k elements: the largest ones, or random ones, of any dtype and rank."""
 
 import math
 
@@ -8,14 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from error_text import raises
 from hypothesis import given, settings
 
 from vis4d_jax_loss import random_k_mask, top_k_mask
+from vis4d_jax_loss._numerics import enable_x64
 
 SHAPES = [(), (0,), (7,), (2, 5), (2, 1, 4)]
 DTYPES = ["float32", "float16", "int8", "uint8", "int32", "uint32", "int16"]
 
-masks = jax.jit(top_k_mask)
+compiled_top_k = jax.jit(top_k_mask)
 
 
 def slow_top_k_mask(values, k, where):
@@ -41,7 +43,7 @@ def selections(draw):
         info = np.iinfo(dtype)
         numbers = st.integers(info.min, info.max)
         few = st.sampled_from([info.min, info.max, 0, 1])
-    elements = draw(st.sampled_from([numbers, few]))  # the few tie often
+    elements = draw(st.sampled_from([numbers, few]))  # a few numbers tie often
     with np.errstate(all="ignore"):
         values = np.array(draw(st.lists(elements, min_size=10, max_size=10))).astype(dtype)
     values = np.resize(values, shape)
@@ -53,11 +55,13 @@ def selections(draw):
 @given(selections())
 def test_top_k_mask_agrees_with_a_sort(selection):
     values, k, where = selection
-    np.testing.assert_array_equal(masks(values, k, where), slow_top_k_mask(values, k, where))
+    np.testing.assert_array_equal(
+        compiled_top_k(values, k, where), slow_top_k_mask(values, k, where)
+    )
 
 
 @pytest.mark.parametrize("k", [-1, 0, 1, 3, 7, 8, 2**40])
-def test_k_from_none_to_more_than_there_are(k):
+def test_k_may_be_negative_and_larger_than_the_array(k):
     values, where = jnp.arange(8.0), jnp.array([True] * 7 + [False])
     mask = top_k_mask(values, k, where)
     np.testing.assert_array_equal(mask, slow_top_k_mask(np.arange(8.0), k, np.asarray(where)))
@@ -66,35 +70,39 @@ def test_k_from_none_to_more_than_there_are(k):
 
 def test_ties_go_to_the_lowest_flat_index():
     values = jnp.array([[1.0, 5.0, 1.0], [1.0, 1.0, 1.0]])
-    np.testing.assert_array_equal(masks(values, 3), [[True, True, True], [False] * 3])
-    np.testing.assert_array_equal(masks(values[:, ::-1], 4), [[True] * 3, [True, False, False]])
+    np.testing.assert_array_equal(compiled_top_k(values, 3), [[True, True, True], [False] * 3])
+    np.testing.assert_array_equal(
+        compiled_top_k(values[:, ::-1], 4), [[True] * 3, [True, False, False]]
+    )
 
 
-def test_zeros_of_both_signs_tie_and_nan_is_the_largest():
+def test_zeros_tie_and_nan_is_the_largest():
     values = jnp.array([-0.0, 0.0, -jnp.nan, jnp.inf])
-    np.testing.assert_array_equal(masks(values, 1), [False, False, True, False])
-    np.testing.assert_array_equal(masks(values, 3), [True, False, True, True])
+    np.testing.assert_array_equal(compiled_top_k(values, 1), [False, False, True, False])
+    np.testing.assert_array_equal(compiled_top_k(values, 3), [True, False, True, True])
 
 
-def test_k_0_among_nan_and_ties():
+def test_k_0_marks_nothing_among_nan_and_ties():
     for values in ([jnp.nan, jnp.nan], [0.0, 0.0], [jnp.inf, jnp.nan]):
-        assert not masks(jnp.array(values), 0).any()
+        assert not compiled_top_k(jnp.array(values), 0).any()
 
 
-def test_subnormal_numbers_are_told_apart():
+def test_subnormal_numbers_are_distinguished():
     values = np.array([0.0, 1e-45, 3e-45, -1e-45], np.float32)
-    np.testing.assert_array_equal(masks(values, 2), [False, True, True, False])
+    np.testing.assert_array_equal(compiled_top_k(values, 2), [False, True, True, False])
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.int4])
-def test_narrow_types(dtype):
+def test_narrow_dtypes(dtype):
     values = jnp.array([-3, 7, 0, 5, 7, -8], dtype)
-    np.testing.assert_array_equal(masks(values, 3), [False, True, False, True, True, False])
+    np.testing.assert_array_equal(
+        compiled_top_k(values, 3), [False, True, False, True, True, False]
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.int64, jnp.uint64])
-def test_wide_types(dtype):
-    with jax.enable_x64(True):
+def test_wide_dtypes(dtype):
+    with enable_x64(True):
         values = jnp.array([2**53, 2**53 - 1, 1, 2**53], dtype)
         mask = jax.jit(top_k_mask)(values, 3)
     np.testing.assert_array_equal(mask, [True, True, False, True])
@@ -105,10 +113,10 @@ def test_k_is_traced_and_vmap_equals_a_loop():
     ks = jnp.arange(5) * 3
     batched = jax.jit(jax.vmap(top_k_mask))(values, ks)
     for mask, row, k in zip(batched, values, ks, strict=True):
-        np.testing.assert_array_equal(mask, masks(row, k))
+        np.testing.assert_array_equal(mask, compiled_top_k(row, k))
 
 
-def test_the_mask_is_a_constant_to_differentiation():
+def test_the_mask_is_constant_under_differentiation():
     def kept(x):
         return jnp.sum(jnp.where(top_k_mask(x, 2), x**2, 0))
 
@@ -118,7 +126,7 @@ def test_the_mask_is_a_constant_to_differentiation():
     np.testing.assert_array_equal(second, np.diag([0, 2, 2]))
 
 
-def test_the_program_holds_no_sort_and_no_gather():
+def test_the_compiled_program_contains_no_sort_and_no_gather():
     step = jax.jit(top_k_mask).lower(jnp.ones((64, 32)), 5, jnp.ones((64, 32), bool))
     program = step.compile().as_text()
     assert not any(f" {name}(" in program for name in ("sort", "gather", "scatter", "topk"))
@@ -140,12 +148,36 @@ def test_random_k_mask_chooses_each_candidate_equally_often():
     np.testing.assert_allclose(share, [0.5, 0.5, 0, 0.5, 0.5], atol=0.04)
 
 
-def test_errors():
-    with pytest.raises(TypeError, match="top_k_mask: values must hold floating-point or integer"):
-        top_k_mask(jnp.array([True]), 1)
-    with pytest.raises(TypeError, match="top_k_mask: k must be an integer scalar, got k float32"):
-        top_k_mask(jnp.ones(3), 1.0)
-    with pytest.raises(TypeError, match=r"k must be an integer scalar, got k int32 \(1,\)"):
-        top_k_mask(jnp.ones(3), jnp.array([1]))
-    with pytest.raises(ValueError, match=r"where must cover the leading axes .* where \(3,\)"):
-        top_k_mask(jnp.ones((2, 3)), 1, jnp.ones(3, bool))
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (
+            lambda: top_k_mask(jnp.array([True]), 1),
+            TypeError,
+            "top_k_mask: values must hold floating-point or integer numbers, got values bool. Cast it first.",
+        ),
+        (
+            lambda: top_k_mask(jnp.ones(3), 1.0),
+            TypeError,
+            "top_k_mask: k must be an integer scalar, got k float32 (). It may be traced.",
+        ),
+        (
+            lambda: top_k_mask(jnp.ones(3), jnp.array([1])),
+            TypeError,
+            "top_k_mask: k must be an integer scalar, got k int32 (1,). It may be traced.",
+        ),
+        (
+            lambda: top_k_mask(jnp.ones((2, 3)), 1, jnp.ones(3, bool)),
+            ValueError,
+            "top_k_mask: where must cover the leading axes of the loss, got where (3,) and loss (2, 3). A mask is never matched to trailing axes.",
+        ),
+        (
+            lambda: random_k_mask(jax.random.key(0), 1, jnp.ones(3)),
+            TypeError,
+            "top_k_mask: where must be boolean, got where float32. True means valid, False means padding; weights belong in SumWeightedLoss.",
+        ),
+    ],
+)
+def test_mistakes_are_errors(call, kind, message):
+    with raises(kind, message):
+        call()

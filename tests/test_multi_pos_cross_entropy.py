@@ -1,13 +1,13 @@
-"""Multi-positive cross-entropy: against the double sum it stands for, and where that one fails."""
+"""Multi-positive cross-entropy: equal to its double sum, and accurate where that fails."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from error_text import raises
 
 from vis4d_jax_loss import (
     MultiPosCrossEntropyLoss,
-    identity_loss,
     mean_loss,
     multi_pos_cross_entropy,
     sum_loss,
@@ -29,7 +29,7 @@ def differentiate(pred, target, reducer=sum_loss, where=None):
     return step(jnp.asarray(pred))
 
 
-def test_it_is_the_double_sum():
+def test_the_loss_equals_the_double_sum():
     rng = np.random.default_rng(0)
     pred, target = rng.normal(size=(20, 9)) * 3, rng.integers(-1, 2, (20, 9))
     np.testing.assert_allclose(
@@ -38,7 +38,7 @@ def test_it_is_the_double_sum():
 
 
 @pytest.mark.parametrize("row", [[0, 0, 0], [1, 1, 1], [-1, 0, -1], [-1, -1, 1], [-1, -1, -1]])
-def test_a_row_without_a_pair_of_both_kinds_has_loss_0_and_gradient_0(row):
+def test_a_row_without_positives_or_negatives_has_zero_loss_and_gradient(row):
     value, gradient = differentiate([[1.0, -2.0, 3.0]], jnp.array([row]))
     assert value == 0
     np.testing.assert_array_equal(gradient, 0)
@@ -57,7 +57,7 @@ def test_a_row_of_ignored_pairs_is_not_counted():
     np.testing.assert_allclose(masked, np.log1p(np.exp(-1)), rtol=1e-6)
 
 
-def test_masked_pairs_are_as_good_as_absent():
+def test_masking_pairs_equals_removing_them():
     rng = np.random.default_rng(1)
     pred, target = rng.normal(size=(4, 6)), rng.integers(0, 2, (4, 6))
     rows, columns = np.array([True, True, False, True]), np.array([True, False, True] * 2)
@@ -72,7 +72,7 @@ def test_masked_pairs_are_as_good_as_absent():
 
 
 @pytest.mark.parametrize("size", [1000.0, 1e30])
-def test_large_similarities(size):
+def test_large_similarities_do_not_overflow(size):
     value, gradient = differentiate([[size, -size]], jnp.array([[0, 1]]))
     np.testing.assert_allclose(value, 2 * size, rtol=1e-6)
     np.testing.assert_array_equal(gradient, [[1, -1]])
@@ -87,7 +87,7 @@ def test_small_losses_keep_their_precision():
 
 
 @pytest.mark.parametrize("bad", [2.0, 0.5, -2.0, np.nan])
-def test_a_target_that_is_no_label_gives_nan_and_no_wrong_number(bad):
+def test_an_invalid_target_gives_nan(bad):
     target = jnp.array([[1.0, 0.0, bad], [1.0, 0.0, -1.0]])
     losses = multi_pos_cross_entropy(jnp.ones((2, 3)), target)
     np.testing.assert_array_equal(np.isnan(losses), [True, False])
@@ -101,19 +101,19 @@ def test_targets_of_any_dtype(dtype):
     )
 
 
-def test_minus_1_does_not_fit_unsigned_targets():
-    target = jnp.array([[1, 0, 255]], jnp.uint8)  # what becomes of -1
+def test_unsigned_targets_cannot_hold_minus_1():
+    target = jnp.array([[1, 0, 255]], jnp.uint8)  # 255 is -1, wrapped
     assert np.isnan(multi_pos_cross_entropy(jnp.ones((1, 3)), target)[0])
 
 
-def test_no_columns_and_no_rows():
+def test_arrays_without_columns_or_rows_have_zero_loss():
     np.testing.assert_array_equal(
         multi_pos_cross_entropy(jnp.ones((2, 0)), jnp.ones((2, 0))), [0, 0]
     )
     assert multi_pos_cross_entropy(jnp.ones((0, 3)), jnp.ones((0, 3)), mean_loss) == 0
 
 
-def test_memory_grows_with_the_pairs():
+def test_memory_grows_with_the_number_of_pairs():
     def temporary(rows, columns):
         pred = jax.ShapeDtypeStruct((rows, columns), jnp.float32)
         target = jax.ShapeDtypeStruct((rows, columns), jnp.int32)
@@ -122,26 +122,38 @@ def test_memory_grows_with_the_pairs():
         return stats.temp_size_in_bytes / (rows * columns)
 
     assert temporary(128, 512) <= 1.2 * temporary(128, 128)
-    assert temporary(128, 512) < 64  # bytes a pair: a few arrays of float32, never N x M x M
+    assert temporary(128, 512) < 64  # bytes per pair: a few arrays of float32, never N x M x M
 
 
-def test_the_module_weighs_rows_and_divides_once():
+def test_the_module_is_a_weighted_sum_of_rows_divided_by_a_factor():
     pred, target = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[1, 0], [1, 0]])
     losses = multi_pos_cross_entropy(pred, target)
     weight = jnp.array([2.0, -1.0])
     loss = MultiPosCrossEntropyLoss()(pred, target, weight, 4.0)
     np.testing.assert_allclose(loss, (2 * losses[0] - losses[1]) / 4, rtol=1e-6)
     assert MultiPosCrossEntropyLoss()(pred, target, weight * 0, 0.0) == 0
-    with pytest.raises(ValueError, match="weight must broadcast to the shape of the loss"):
-        MultiPosCrossEntropyLoss()(pred, target, weight[:, None], 1.0)
 
 
-def test_errors():
-    with pytest.raises(
-        ValueError, match=r"multi_pos_cross_entropy: pred must be \[N, M\], got pred"
-    ):
-        multi_pos_cross_entropy(jnp.ones(3), jnp.ones(3))
-    with pytest.raises(
-        ValueError, match=r"must have the same shape, got pred \(2, 3\) and target \(1"
-    ):
-        multi_pos_cross_entropy(jnp.ones((2, 3)), jnp.ones((1, 3)), identity_loss)
+PAIRS = jnp.ones((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: multi_pos_cross_entropy(jnp.ones(3), jnp.ones(3)),
+            "multi_pos_cross_entropy: pred must be [N, M], got pred (3,). Use jax.vmap for more axes.",
+        ),
+        (
+            lambda: multi_pos_cross_entropy(PAIRS, jnp.ones((1, 3))),
+            "multi_pos_cross_entropy: pred and target must have the same shape, got pred (2, 3) and target (1, 3). Losses never broadcast: (N,) against (N, 1) would silently average N * N pairs.",
+        ),
+        (
+            lambda: MultiPosCrossEntropyLoss()(PAIRS, PAIRS, jnp.ones((2, 1)), 1.0),
+            "SumWeightedLoss: weight must broadcast to the shape of the loss, got weight (2, 1) and loss (2,). For one weight per row write weight[:, None].",
+        ),
+    ],
+)
+def test_mistakes_are_errors(call, message):
+    with raises(ValueError, message):
+        call()

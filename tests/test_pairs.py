@@ -1,4 +1,4 @@
-"""How many negatives take part, exactly as Python's doubles say."""
+"""What pair targets mean, and how many negatives are kept: as many as Python's floats give."""
 
 import math
 import random
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vis4d_jax_loss.pairs import negatives_to_keep
+from vis4d_jax_loss.losses._pairs import negatives_to_keep, pair_masks
 
 
 def python_negatives(num_pos, num_neg, neg_pos_ub):
@@ -22,7 +22,7 @@ def python_negatives(num_pos, num_neg, neg_pos_ub):
     "neg_pos_ub",
     [0.29, 0.5, 1.1, 2.3, 1 / 3, 0.1, 3, 123.456, 2**-30, 1e9, -1.0, 0.0, math.inf, math.nan],
 )
-def test_negatives_to_keep_is_what_python_computes(neg_pos_ub):
+def test_negatives_to_keep_equals_python(neg_pos_ub):
     rng = random.Random(0)
     top = 2**31 - 1
     counts = [*range(400), *(rng.randint(0, top) for _ in range(600)), 100, 200, 300, top]
@@ -36,10 +36,33 @@ def test_negatives_to_keep_is_what_python_computes(neg_pos_ub):
     np.testing.assert_array_equal(kept, np.minimum(expected, neg))
 
 
-def test_negatives_to_keep_rounds_as_doubles_do():
-    # Exactly, all three products lie below the integer; the double nearest to 300 * 0.29 is 87.
+def test_negatives_to_keep_rounds_like_float64():
+    # All three exact products are below the integer; the float64 nearest to 300 * 0.29 is 87.
     assert [int(n * 0.29) for n in (100, 200, 300)] == [28, 57, 87]
     for num_pos, kept in ((100, 28), (200, 57), (300, 87)):
         assert negatives_to_keep(jnp.int32(num_pos), jnp.int32(10**6), 0.29) == kept
     # 29 / 100 is 0.29 and not more than it, so the limit of 28 does not apply.
     assert negatives_to_keep(jnp.int32(100), jnp.int32(29), 0.29) == 29
+
+
+def test_the_result_is_int32():
+    assert negatives_to_keep(jnp.int32(1), jnp.int32(9), 3.0).dtype == jnp.int32
+
+
+def test_targets_sort_pairs_into_three_kinds():
+    pairs = pair_masks("f", jnp.array([1.0, 0.0, -1.0, 2.0, 0.5, jnp.nan]), None)
+    np.testing.assert_array_equal(pairs.positive, [1, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(pairs.negative, [0, 1, 0, 0, 0, 0])
+    np.testing.assert_array_equal(pairs.unknown, [0, 0, 0, 1, 1, 1])
+
+
+def test_a_mask_of_rows_removes_pairs_of_every_kind():
+    target = jnp.array([[1, 0, 7], [1, 0, 7]])
+    pairs = pair_masks("f", target, jnp.array([True, False]))
+    for mask, column in zip(pairs, range(3), strict=True):
+        np.testing.assert_array_equal(mask, np.arange(6).reshape(2, 3) == column)
+
+
+def test_unsigned_targets_have_no_minus_1():
+    pairs = pair_masks("f", jnp.array([1, 0, 255], jnp.uint8), None)
+    np.testing.assert_array_equal(pairs.unknown, [False, False, True])

@@ -1,4 +1,4 @@
-"""The PointNet example: where it starts, what its parts say of known transforms, and a short run."""
+"""The PointNet example: gradient at the identity, data, measurements, and a short run."""
 
 import importlib
 import re
@@ -18,19 +18,36 @@ import vis4d_jax_loss as vjl
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-@pytest.fixture
-def pointnet(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module("pointnet")
+@pytest.fixture(scope="module")
+def modules():
+    names = "pointnet", "digit_clouds", "cloud_results"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        yield {name: importlib.import_module(name) for name in names}
 
 
-def test_a_new_t_net_gives_exactly_the_identity(pointnet):
+@pytest.fixture(scope="module")
+def pointnet(modules):
+    return modules["pointnet"]
+
+
+@pytest.fixture(scope="module")
+def digit_clouds(modules):
+    return modules["digit_clouds"]
+
+
+@pytest.fixture(scope="module")
+def cloud_results(modules):
+    return modules["cloud_results"]
+
+
+def test_new_t_net_returns_exactly_the_identity(pointnet):
     net = pointnet.TNet(5, nnx.Rngs(0))
     transforms = net(np.random.default_rng(0).normal(size=(2, 7, 5)).astype(np.float32))
     np.testing.assert_array_equal(transforms, np.stack([np.eye(5)] * 2))
 
 
-def test_the_gradient_at_the_identity_is_zero_here_and_nan_with_the_norm_of_jax(pointnet):
+def test_gradient_at_the_identity_is_zero_here_and_nan_with_jnp_norm(pointnet):
     points = np.random.default_rng(0).normal(size=(2, 7, 3)).astype(np.float32)
     ours = vjl.OrthogonalTransformRegularizationLoss()
     assert pointnet.at_start(ours, points, seed=0) == (0, 0, 0)
@@ -39,7 +56,7 @@ def test_the_gradient_at_the_identity_is_zero_here_and_nan_with_the_norm_of_jax(
     assert share > 0.5
 
 
-def test_away_from_the_identity_both_regularizers_agree(pointnet):
+def test_both_regularizers_agree_away_from_the_identity(pointnet):
     transforms = [
         jnp.asarray(np.random.default_rng(size).normal(size=(4, size, size)), jnp.float32)
         for size in (3, 5)
@@ -49,25 +66,25 @@ def test_away_from_the_identity_both_regularizers_agree(pointnet):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, naive)
 
 
-def test_turns_are_rotations_and_their_spread_is_what_is_left_of_them(pointnet):
-    turns = pointnet.random_turns(np.random.default_rng(0), 5000)
+def test_turns_are_rotations_of_the_expected_size(digit_clouds, cloud_results):
+    turns = digit_clouds.random_turns(np.random.default_rng(0), 5000)
     np.testing.assert_allclose(
         turns @ turns.swapaxes(1, 2), np.stack([np.eye(3)] * 5000), atol=1e-6
     )
     np.testing.assert_allclose(np.linalg.det(turns), 1, rtol=1e-5)
     # Uniform from 0 to 60 degrees: the median is 30.
-    assert pointnet.spread(turns) == pytest.approx(pointnet.MAX_TURN / 2, abs=1)
-    undone = turns @ (2 * turns.swapaxes(1, 2))  # undone, and twice as large
-    assert pointnet.spread(pointnet.nearest_rotation(undone)) == pytest.approx(0, abs=0.1)
+    assert cloud_results.spread(turns) == pytest.approx(digit_clouds.MAX_TURN / 2, abs=1)
+    undone = turns @ (2 * turns.swapaxes(1, 2))  # turned back, and twice as large
+    assert cloud_results.spread(cloud_results.nearest_rotation(undone)) == pytest.approx(0, abs=0.1)
     tilted = Rotation.from_rotvec(np.outer([-10, 0, 10], [1, 0, 0]), degrees=True).as_matrix()
-    assert pointnet.spread(tilted) == pytest.approx(10)
+    assert cloud_results.spread(tilted) == pytest.approx(10)
 
 
-def test_clouds_lie_where_the_ink_is(pointnet):
+def test_points_are_drawn_from_the_ink(digit_clouds):
     ink = np.zeros((8, 8))
     ink[1, 6] = 1.0  # up, on the right
     ink[6, 1] = 0.5
-    points = pointnet.sample(ink, np.random.default_rng(0))
+    points = digit_clouds.sample(ink, np.random.default_rng(0))
     assert points.shape == (512, 3)
     np.testing.assert_allclose(points.mean(0), 0, atol=1e-12)
     right = points[:, 0] > 0
@@ -77,7 +94,7 @@ def test_clouds_lie_where_the_ink_is(pointnet):
 
 
 @pytest.mark.slow
-def test_it_trains_twice_prints_its_figures_and_draws(tmp_path):
+def test_pointnet_trains_twice_prints_results_and_draws(tmp_path):
     picture = tmp_path / "pointnet.png"
     command = [sys.executable, str(EXAMPLES / "pointnet.py"), "--steps", "2", "--out", picture]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -85,5 +102,5 @@ def test_it_trains_twice_prints_its_figures_and_draws(tmp_path):
     assert re.search(r"this library +0\.0 +0\.0 +0%", done.stdout)
     assert re.search(r"jnp\.linalg\.norm +0\.0 +nan +\d\d%", done.stdout)
     assert re.search(r"accuracy +0\.\d+ +0\.\d+", done.stdout)
-    assert "traced 1, 1 time(s)" in done.stdout
+    assert "traced 1 and 1 time(s)" in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -1,13 +1,14 @@
-"""Rotation: bins by hand, empty bins, rows that must not be looked at."""
+"""Rotation loss: bins by hand, bins that are not active, and errors."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from error_text import raises
 
 from vis4d_jax_loss import SumWeightedLoss, mean_loss, rotation_loss, sum_loss
 
-# 2 bins: logits, then (sin, cos) of each. The second bin is active in rows 0 and 2, the first never.
+# Two bins: logits, then (sin, cos) of each. Only the second bin is active, in rows 0 and 2.
 PRED = jnp.array(
     [
         [0.0, 1.0, 9.0, 9.0, 0.5, 1.0],
@@ -28,12 +29,12 @@ RESIDUAL = np.array([0.5**2 / 2 + 0, 0, 0 + (2 - 0.5)])
 
 
 @pytest.mark.parametrize("reducer", [mean_loss, jnp.mean], ids=["mean_loss", "jnp.mean"])
-def test_mean_by_hand(reducer):
+def test_the_mean_by_hand(reducer):
     loss = rotation_loss(PRED, BINS, RES, 2, reducer)
     np.testing.assert_allclose(loss, BCE.mean() + RESIDUAL.sum() / 2, rtol=1e-6)
 
 
-def test_sum_and_weights_by_hand():
+def test_the_sum_and_the_weighted_sum_by_hand():
     np.testing.assert_allclose(
         rotation_loss(PRED, BINS, RES, 2, sum_loss), BCE.mean() + RESIDUAL.sum(), rtol=1e-6
     )
@@ -43,7 +44,7 @@ def test_sum_and_weights_by_hand():
     )
 
 
-def test_without_a_reducer_each_row_has_its_own_loss():
+def test_without_a_reducer_there_is_one_loss_per_row():
     np.testing.assert_allclose(rotation_loss(PRED, BINS, RES, 2), BCE + RESIDUAL, rtol=1e-6)
     where = jnp.array([True, False, True])
     np.testing.assert_allclose(
@@ -51,7 +52,7 @@ def test_without_a_reducer_each_row_has_its_own_loss():
     )
 
 
-def test_no_active_bin_at_all_leaves_the_cross_entropy():
+def test_without_active_bins_the_cross_entropy_remains():
     value, gradient = jax.value_and_grad(
         lambda pred: rotation_loss(pred, BINS * 0, RES, 2, mean_loss)
     )(PRED)
@@ -68,7 +69,7 @@ def test_soft_bins_have_no_residual():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
-def test_inactive_residuals_are_not_looked_at(bad):
+def test_residuals_of_inactive_bins_may_be_anything(bad):
     pred = PRED.at[:, 2:4].set(bad).at[1, 4:].set(bad)
     res = RES.at[:, 0].set(bad).at[1, 1].set(bad)
     step = jax.jit(
@@ -81,7 +82,7 @@ def test_inactive_residuals_are_not_looked_at(bad):
     np.testing.assert_array_equal(gradients[1], expected_gradients[1])
 
 
-def test_gradient_of_a_logit_of_0_and_of_large_logits():
+def test_gradients_of_logits_by_hand():
     pred = jnp.array([[0.0, 0, 0], [1000.0, 0, 0], [-1000.0, 0, 0]])
     bins = jnp.array([[1.0], [0.0], [1.0]])
     loss = jax.value_and_grad(lambda p: rotation_loss(p, bins, pred[:, 1:2], 1, jnp.sum) * 3)
@@ -90,22 +91,45 @@ def test_gradient_of_a_logit_of_0_and_of_large_logits():
     np.testing.assert_allclose(gradient[:, 0], [-0.5, 1, -1])
 
 
-def test_bins_may_be_booleans_and_inputs_wider():
+def test_bins_may_be_boolean_and_inputs_may_have_more_columns():
     wider = jnp.pad(PRED, ((0, 0), (0, 2)), constant_values=jnp.nan)
     loss = rotation_loss(wider, BINS.astype(bool), jnp.pad(RES, ((0, 0), (0, 1))), 2, mean_loss)
     np.testing.assert_array_equal(loss, rotation_loss(PRED, BINS, RES, 2, mean_loss))
 
 
-def test_errors():
-    with pytest.raises(
-        ValueError, match=r"rotation_loss: for num_bins=3, pred must be \[B, >= 9\]"
-    ):
-        rotation_loss(PRED, BINS, RES, 3, mean_loss)
-    with pytest.raises(
-        ValueError, match=r"got pred \(3, 6\) and target_bin \(3, 1\) and target_res"
-    ):
-        rotation_loss(PRED, BINS[:, :1], RES, 2, mean_loss)
-    with pytest.raises(ValueError, match="num_bins must be positive, got num_bins 0"):
-        rotation_loss(PRED, BINS, RES, 0, mean_loss)
-    with pytest.raises(TypeError, match="a reducer must accept where="):
-        rotation_loss(PRED, BINS, RES, 2, lambda loss: loss.mean())
+COLUMNS = "Columns of pred are num_bins logits, then (sin, cos) for each bin."
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (
+            lambda: rotation_loss(PRED, BINS, RES, 3, mean_loss),
+            ValueError,
+            f"rotation_loss: for num_bins=3, pred must be [B, >= 9], target_bin [B, 3] and target_res [B, >= 3], got pred (3, 6) and target_bin (3, 2) and target_res (3, 2). {COLUMNS}",
+        ),
+        (
+            lambda: rotation_loss(PRED, BINS[:, :1], RES, 2, mean_loss),
+            ValueError,
+            f"rotation_loss: for num_bins=2, pred must be [B, >= 6], target_bin [B, 2] and target_res [B, >= 2], got pred (3, 6) and target_bin (3, 1) and target_res (3, 2). {COLUMNS}",
+        ),
+        (
+            lambda: rotation_loss(PRED, BINS[:1], RES, 2, mean_loss),
+            ValueError,
+            f"rotation_loss: for num_bins=2, pred must be [B, >= 6], target_bin [B, 2] and target_res [B, >= 2], got pred (3, 6) and target_bin (1, 2) and target_res (3, 2). {COLUMNS}",
+        ),
+        (
+            lambda: rotation_loss(PRED, BINS, RES, 0, mean_loss),
+            ValueError,
+            "rotation_loss: num_bins must be positive, got num_bins 0.",
+        ),
+        (
+            lambda: rotation_loss(PRED, BINS, RES, 2, lambda loss: loss.mean()),
+            TypeError,
+            "reducer: a reducer must accept where= when elements are masked, got reducer <lambda>. Use mean_loss, sum_loss or jnp.mean, or add a keyword where=None to yours.",
+        ),
+    ],
+)
+def test_mistakes_are_errors(call, kind, message):
+    with raises(kind, message):
+        call()

@@ -1,4 +1,4 @@
-"""The two training loops on coins: what they print and draw, and what they share."""
+"""The two training loops on coins: printed results, picture, data and objective."""
 
 import importlib
 import re
@@ -21,7 +21,7 @@ def coins():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["train_nnx.py", "train_linen.py"])
-def test_it_trains_prints_its_figures_and_draws(script, tmp_path):
+def test_coins_example_trains_prints_results_and_draws(script, tmp_path):
     picture = tmp_path / "coins.png"
     command = [sys.executable, str(EXAMPLES / script), "--steps", "2", "--out", str(picture)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -29,18 +29,18 @@ def test_it_trains_prints_its_figures_and_draws(script, tmp_path):
     assert "Warning" not in done.stderr
     for name in ("Otsu threshold", "network"):
         assert re.search(rf"^{name} +[01]\.\d{{4}}$", done.stdout, re.MULTILINE)
-    assert "2 steps of 8 crops of the lower half, traced 1 time(s)" in done.stdout
+    assert re.search(r"2 steps of 8 crops in \d+ s, traced 1 time\(s\)", done.stdout)
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_training_and_test_share_no_pixel(coins):
+def test_training_and_test_parts_do_not_overlap(coins):
     training, test = coins.load()
     photo = coins.data.coins()
     assert training.image.shape == (153, 384, 1)
     assert test.image.shape == (150, 384, 1)
     together = np.concatenate([test.image, training.image])[..., 0]
     np.testing.assert_allclose(together * 255, photo, atol=1e-4)
-    # Nor do they share a coin: none lies on the cut.
+    # No coin lies on the cut.
     assert (test.target[-1] == coins.BACKGROUND).all()
     assert (training.target[0] == coins.BACKGROUND).all()
 
@@ -57,11 +57,11 @@ def test_labels_are_background_coin_or_ignored(coins):
 def test_borders_of_a_disc_are_ignored(coins):
     y, x = np.mgrid[:60, :60] - 30
     target = coins.segment(np.where(y**2 + x**2 < 400, 200, 10).astype(np.uint8))
-    # Along the middle row: radius 20, less and more 2 pixels.
+    # The middle row: a disc of radius 20, 2 pixels on either side of its edge ignored.
     assert target[30].tolist() == [0] * 9 + [255] * 4 + [1] * 35 + [255] * 4 + [0] * 8
 
 
-def test_crops_are_of_the_training_part_in_a_light_of_their_own(coins):
+def test_crops_are_training_pixels_plus_a_plane_of_light(coins):
     training, _ = coins.load()
     batch = next(coins.batches(training, np.random.default_rng(0)))
     assert {name: array.shape for name, array in batch.items()} == {
@@ -87,7 +87,7 @@ def test_crops_are_of_the_training_part_in_a_light_of_their_own(coins):
         assert abs(glow.mean()) <= 0.3
 
 
-def test_crops_follow_the_seed(coins):
+def test_crops_depend_on_the_seed_only(coins):
     training, _ = coins.load()
     first, again, other = (
         next(coins.batches(training, np.random.default_rng(seed)))["image"] for seed in (3, 3, 4)
@@ -96,18 +96,18 @@ def test_crops_follow_the_seed(coins):
     assert not np.array_equal(first, other)
 
 
-def test_miou_by_hand_without_ignored_pixels(coins):
+def test_miou_matches_a_hand_count_and_skips_ignored_pixels(coins):
     target = np.array([[0, 0, 1, 1], [0, 255, 255, 1]])
     found = np.array([[0, 1, 1, 1], [0, 0, 1, 0]])
-    # Background: 2 of 4 in either; coin: 2 of 4.
+    # Background: intersection 2, union 4. Coin: the same.
     assert coins.miou(found, target) == 0.5
     assert coins.miou(np.where(target == 255, 1 - found, found), target) == 0.5
     assert coins.miou(np.where(target == 255, 0, target), target) == 1.0
-    # All taken for coin: background 0, coin 3 of 6.
+    # Everything predicted as coin: background 0, coin 3 of 6.
     assert coins.miou(np.ones_like(target), target) == 0.25
 
 
-def test_the_coarse_level_fades_out(coins):
+def test_weight_of_the_coarse_level_fades_to_zero(coins):
     objective = coins.make_objective(100)
     target = np.zeros((1, 2, 2), np.int32)
     batch = {"target": target, "valid": target == 0}

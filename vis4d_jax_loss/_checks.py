@@ -8,7 +8,6 @@ stay hidden. What keeps a loss from broadcasting is compared in plain Python, be
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -66,7 +65,7 @@ def check_same_shape(function: str, **arrays: jax.Array) -> None:
 def check_rank(function: str, axes: str, **arrays: jax.Array) -> None:
     """``axes`` names the axes, as in ``"[N, M]"``."""
     for name, x in arrays.items():
-        if not holds(chex.assert_rank, x, axes.count(",") + 1):
+        if x.ndim != axes.count(",") + 1:
             remedy = "Use jax.vmap for more axes."
             fail(ValueError, function, f"{name} must be {axes}", shapes_of(**{name: x}), remedy)
 
@@ -103,7 +102,7 @@ def check_element_weight(
         axes = zip(reversed(shape), reversed(loss.shape), strict=False)
         return len(shape) <= loss.ndim and all(n in (1, m) for n, m in axes)
 
-    if not holds(chex.assert_rank, avg_factor, 0):
+    if avg_factor.ndim:
         rule = "avg_factor must be a scalar"
         remedy = "To divide each element by its own factor, divide the weight."
         fail(ValueError, function, rule, shapes_of(avg_factor=avg_factor), remedy)

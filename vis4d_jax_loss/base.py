@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from typing import Any, dataclass_transform
 
 import jax
@@ -133,8 +134,9 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A function by its name, without the address that would change from run to run."""
-    return getattr(value, "__name__", None) or repr(value)
+    """A value without addresses, which change from run to run; a function is its name."""
+    name = getattr(value, "__name__", None)
+    return name or re.sub(r"<function (\S+) at 0x\w+>| at 0x\w+", r"\1", repr(value))
 
 
 def _check_hashable(function: str, name: str, value: Any) -> None:

@@ -52,12 +52,12 @@ def _without_array(weight: Any) -> Any:
 def _check_weight(weight: Any) -> None:
     if isinstance(weight, nnx.Variable):  # callable, but not a schedule
         remedy = "Pass its value, weight[...], and create the objective inside the step."
-        _check_scalar(weight, remedy)
+        _check_scalar_weight(weight, remedy)
     elif not callable(weight):
-        _check_scalar(weight)
+        _check_scalar_weight(weight)
 
 
-def _check_scalar(weight: Any, remedy: str = "") -> None:
+def _check_scalar_weight(weight: Any, remedy: str = "") -> None:
     kinds = jax.Array | np.ndarray | np.number | int | float
     if not isinstance(weight, kinds) or not is_numeric(weight):
         rule = "a weight must be a number, a scalar array, a schedule, or a dict of them"
@@ -89,7 +89,7 @@ def weighted(loss: jax.Array, weight: TermWeight, step: ArrayLike | None) -> jax
             rule, remedy = "a schedule needs step", "Call objective(outputs, batch, step=step)."
             fail(ValueError, "LossModule", rule, "None", remedy)
         weight = weight(_signed(step))
-    _check_scalar(weight)
+    _check_scalar_weight(weight)
     loss, weight = to_common_float(loss, weight)
     return weight * loss
 

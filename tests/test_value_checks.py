@@ -1,0 +1,110 @@
+"""What checkify reports about values: the whole text, for each kind of mistake."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental import checkify
+
+from vis4d_jax_loss import (
+    cross_entropy,
+    embedding_distance_loss,
+    iou_loss,
+    l1_loss,
+    mean_loss,
+    multi_pos_cross_entropy,
+)
+
+BOX = [0.0, 0.0, 1.0, 1.0]
+PAIRS = jnp.ones((1, 2))
+PAIR_TARGETS = "target must hold 1 (same), 0 (different) or -1 (ignored)"
+REPORTS = {
+    "l1_loss: pred must be finite. Bad values: 1 of 2.": (l1_loss, [1.0, jnp.nan], [0.0, 0.0]),
+    "cross_entropy: output must be finite. Bad values: 1 of 2.": (
+        cross_entropy,
+        [[0, jnp.inf]],
+        [0],
+    ),
+    "cross_entropy: target must hold labels from 0 to 1, or ignore_index. Bad values: 2 of 3.": (
+        cross_entropy,
+        jnp.zeros((3, 2)),
+        [2, 255, -1],
+    ),
+    f"multi_pos_cross_entropy: {PAIR_TARGETS}. Bad values: 1 of 2.": (
+        multi_pos_cross_entropy,
+        PAIRS,
+        [[1, 2]],
+    ),
+    f"embedding_distance_loss: {PAIR_TARGETS}. Bad values: 1 of 2.": (
+        embedding_distance_loss,
+        PAIRS,
+        [[0.5, 0]],
+    ),
+    "iou_loss: pred must hold boxes with x1 <= x2 and y1 <= y2. Bad values: 1 of 2.": (
+        iou_loss,
+        [BOX, [1.0, 0.0, 0.0, 1.0]],
+        [BOX, BOX],
+    ),
+    "iou_loss: target must hold boxes with x1 <= x2 and y1 <= y2. Bad values: 1 of 1.": (
+        iou_loss,
+        [BOX],
+        [[0.0, 1.0, 1.0, 0.0]],
+    ),
+}
+
+
+def report_of(step, *arrays):
+    error, _ = checkify.checkify(step)(*arrays)
+    return (error.get() or "").removesuffix(" (`check` failed)")
+
+
+def value_step(loss):
+    return jax.jit(partial(loss, reducer=mean_loss))
+
+
+def gradient_step(loss):
+    """A step that uses the gradient alone: the check must not depend on the value being used."""
+    inner = jax.jit(lambda p, t: loss(p, t, reducer=mean_loss))
+    return jax.jit(jax.grad(inner))
+
+
+@pytest.mark.parametrize("step", [value_step, gradient_step])
+@pytest.mark.parametrize("message", REPORTS)
+def test_a_bad_value_is_reported(message, step):
+    loss, pred, target = REPORTS[message]
+    assert report_of(step(loss), jnp.asarray(pred, jnp.float32), jnp.asarray(target)) == message
+
+
+def test_good_values_are_not_reported():
+    assert report_of(value_step(iou_loss), jnp.array([BOX]), jnp.array([BOX])) == ""
+
+
+def test_masked_and_ignored_values_are_not_reported():
+    where, bad = jnp.array([True, False]), jnp.array([1.0, jnp.nan])
+    assert report_of(lambda x: l1_loss(x, jnp.zeros(2), where=where), bad) == ""
+    logits = jnp.array([[0.0, 1.0], [jnp.nan, 0.0]])
+    assert report_of(lambda z: cross_entropy(z, jnp.array([0, 255])), logits) == ""
+    assert report_of(lambda s: multi_pos_cross_entropy(s, jnp.array([[1, -1]])), bad[None]) == ""
+
+
+def test_a_report_comes_through_vmap_and_a_gradient():
+    grad = jax.vmap(jax.grad(lambda x: l1_loss(x, jnp.zeros(()))))
+    report = report_of(jax.jit(grad), jnp.array([1.0, jnp.nan]))
+    assert report == "l1_loss: pred must be finite. Bad values: 1 of 2."
+
+
+def test_a_report_comes_without_jit():
+    with jax.disable_jit():
+        report = report_of(l1_loss, jnp.array([1.0, jnp.nan]), jnp.zeros(2))
+    assert report == "l1_loss: pred must be finite. Bad values: 1 of 2."
+
+
+def test_a_normal_step_computes_no_check():
+    def step(pred, target):
+        return l1_loss(pred, target, mean_loss)
+
+    x = jnp.ones(8)
+    assert "is-finite" not in jax.jit(step).lower(x, x).compile().as_text()
+    checked = jax.jit(checkify.checkify(step)).lower(x, x)
+    assert "is-finite" in checked.compile().as_text()
