@@ -32,9 +32,9 @@ def to_common_float(*arrays: ArrayLike) -> list[jax.Array]:
     Each array is cast by itself, so that no rule of JAX for promoting dtypes is involved. A Python
     number has no dtype of its own.
     """
-    arrays = tuple(map(jnp.asarray, arrays))
-    double = any(x.dtype == jnp.float64 and not x.weak_type for x in arrays)
-    return [x.astype(jnp.float64 if double else jnp.float32) for x in arrays]
+    inputs = [jnp.asarray(x) for x in arrays]
+    double = any(x.dtype == jnp.float64 and not x.weak_type for x in inputs)
+    return [x.astype(jnp.float64 if double else jnp.float32) for x in inputs]
 
 
 def expand_mask(where: ArrayLike, shape: tuple[int, ...]) -> jax.Array:

@@ -65,7 +65,7 @@ def _reduce_like_numpy(
     """
     # What functools.partial has bound is a default of the signature.
     bound = {name: parameter.default for name, parameter in parameters.items()}
-    axis = {name: bound[name] for name in ("axis", "keepdims") if _is_given(bound.get(name))}
+    axis: Any = {name: bound[name] for name in ("axis", "keepdims") if _is_given(bound.get(name))}
     any_valid = jnp.any(where, **axis)
     nothing_valid = ~jnp.any(where, **axis | dict(keepdims=True))
     initial = _INITIAL.get(getattr(reduce, "func", reduce))

@@ -3,6 +3,8 @@
 There is one function per family of losses.
 """
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -76,7 +78,7 @@ def read_pairs(
 
 
 def check_logits(
-    function: str, output: jax.Array, target: jax.Array, class_axis: int, *, crop: bool = False
+    function: str, output: jax.Array, target: Any, class_axis: int, *, crop: bool = False
 ) -> None:
     """Check logits against labels: without the class axis their shapes are equal.
 
@@ -84,19 +86,34 @@ def check_logits(
     """
     check_numeric(function, output=output)
     check_label_dtype(function, target=target)
-    rule = "output without its class axis must have the shape of target"
     remedy = (
         f"Logits have one axis more than labels: the classes, here class_axis={class_axis}; "
         "use class_axis=1 for the layout [N, C, H, W]."
     )
+    if output.shape == target.shape:
+        remedy = "For one-hot targets pass the labels, target.argmax(-1)."
+    rule = "output without its class axis must have the shape of target"
     if crop:
         rule = "output without its class axis must be at least as large as target [..., H, W]"
         remedy += " Enlarge smaller logits first, with jax.image.resize."
+    got = shapes_of(output=output, target=target)
     if not _logits_fit(output, target, class_axis, crop):
-        fail(ValueError, function, rule, shapes_of(output=output, target=target), remedy)
+        fail(ValueError, function, rule, got, remedy)
+    if crop and _looks_channels_first(output, target, class_axis):
+        rule = "output must have its classes on class_axis"
+        remedy = (
+            "It looks like [N, C, H, W]: pass class_axis=1. Otherwise cut output to size first."
+        )
+        fail(ValueError, function, rule, f"{got} with class_axis={class_axis}", remedy)
 
 
-def _logits_fit(output: jax.Array, target: jax.Array, class_axis: int, crop: bool) -> bool:
+def _looks_channels_first(output: jax.Array, target: Any, class_axis: int) -> bool:
+    """Whether the last two axes are exactly the pixels, although the classes should be last."""
+    last = class_axis % output.ndim == output.ndim - 1
+    return last and output.shape[-2:] == target.shape[-2:] != output.shape[-3:-1]
+
+
+def _logits_fit(output: jax.Array, target: Any, class_axis: int, crop: bool) -> bool:
     if output.ndim != target.ndim + 1 or not -output.ndim <= class_axis < output.ndim:
         return False
     shape = tuple(n for i, n in enumerate(output.shape) if i != class_axis % output.ndim)

@@ -60,8 +60,7 @@ def smooth_l1_loss(
     beta = min(max(beta, 4 * float(limits.tiny)), float(limits.max))
 
     value, derivative = (partial(f, beta=beta) for f in (_smooth_absolute, _smooth_sign))
-    loss = even_in_difference(value, derivative, pred, target)
-    return reduce_loss(reducer, loss, mask)
+    return reduce_loss(reducer, even_in_difference(value, derivative, pred, target), mask)
 
 
 def _smooth_absolute(x: jax.Array, beta: float) -> jax.Array:

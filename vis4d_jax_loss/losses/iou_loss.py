@@ -76,7 +76,7 @@ def iou_loss(
         case "square":
             loss = 1 - jnp.square(iou)
         case "log":
-            loss = -jnp.log(iou)
+            loss = 0 - jnp.log(iou)  # -jnp.log(1) would be -0
     return reduce_loss(reducer, loss, mask)
 
 

@@ -69,7 +69,7 @@ def multi_pos_cross_entropy(
     pairs = pair_masks(name, target, mask)
     valid = pairs.positive | pairs.negative
     pred = to_float(fill_masked(pred, valid))
-    pred = _value_checks.expect_no_nan(name, "pred", pred)
+    pred = _value_checks.expect_finite_or_off(name, "pred", pred)
 
     loss = jax.nn.softplus(_log_sum_of_ratios(pred, pairs.positive, pairs.negative))
 
