@@ -1,6 +1,7 @@
 """Arithmetic whose value and gradient stay finite, in float32 or better."""
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import jax.experimental
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental import jet
 from jax.typing import ArrayLike, DTypeLike
 
 # The context manager that allows float64; older releases of JAX have it in jax.experimental.
@@ -89,6 +91,9 @@ def even_in_difference(
     XLA on a CPU stores an intermediate that value and derivative share, which costs a pass over
     memory. The value is therefore computed from ``b - a`` and the derivative from ``a - b``.
     """
+    if isinstance(a, jet.JetTracer) or isinstance(b, jet.JetTracer):
+        # jax.experimental.jet cannot call a function with a rule for its derivative.
+        return value(operator.sub(*to_common_float(b, a)))
     if is_integer(a) and is_integer(b):
         a = integer_difference(a, b)
         return _even_in_difference(value, derivative, a, jnp.zeros_like(a))

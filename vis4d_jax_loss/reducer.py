@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from vis4d_jax_loss import _numerics
 from vis4d_jax_loss._checks import check_element_weight, check_mask
 from vis4d_jax_loss._numerics import expand_mask, fill_masked, safe_divide
+from vis4d_jax_loss._value_checks import expect_finite
 
 #: Name of a mesh axis of ``shard_map``, or a tuple of names.
 AxisName = Hashable | tuple[Hashable, ...]
@@ -173,6 +174,8 @@ class SumWeightedLoss:
         check_element_weight("SumWeightedLoss", weight, avg_factor, loss)
         loss, weight, avg_factor = _numerics.to_common_float(loss, weight, avg_factor)
         weight = fill_masked(jnp.broadcast_to(weight, loss.shape), where)
+        weight = expect_finite("SumWeightedLoss", "weight", weight)
+        avg_factor = expect_finite("SumWeightedLoss", "avg_factor", avg_factor)
         total = sum_loss(fill_masked(loss, where) * weight, axis_name=self.axis_name)
         return safe_divide(total, psum_over(avg_factor, self.axis_name))
 

@@ -112,6 +112,7 @@ def _weight_of_label(
         rule = f"class_weights must hold one weight for each of the {shape[axis]} classes"
         remedy = "The classes are counted along class_axis of output."
         fail(ValueError, "cross_entropy", rule, shapes_of(class_weights=weights), remedy)
+    weights = _value_checks.expect_finite("cross_entropy", "class_weights", weights)
     weights = weights.reshape([n if i == axis else 1 for i, n in enumerate(shape)])
     return jnp.sum(jnp.where(_is_label(labels, shape, axis), weights, 0), axis=axis)
 

@@ -94,16 +94,17 @@ def rotation_loss(
     if mask is not None:
         active &= expand_mask(mask, active.shape)
     angles = _value_checks.expect_finite(name, "target_res", fill_masked(target_res, active))
+    columns = jnp.concatenate([jnp.full_like(active, True), jnp.repeat(active, 2, axis=1)], axis=1)
+    pred = _value_checks.expect_finite(name, "pred", pred, columns)
 
     # Which bins are active: one binary cross-entropy per row.
-    logits = _value_checks.expect_finite(name, "pred", pred[:, :num_bins])
+    logits = pred[:, :num_bins]
     target_bin = _value_checks.expect_finite(name, "target_bin", target_bin)
     bins = jnp.sum(_binary_cross_entropy(logits, target_bin), axis=-1)
 
     # The residuals: each bin's sine and cosine are reduced over the bin's active rows.
     goals = jnp.stack(sine_and_cosine(angles), axis=-1)
     values = fill_masked(pred[:, num_bins:].reshape(goals.shape), active)
-    values = _value_checks.expect_finite(name, "pred", values)
     reducer = _over_shards(name, reducer, axis_name)
 
     def residual_loss(value: jax.Array, goal: jax.Array, active: jax.Array) -> jax.Array:
