@@ -28,6 +28,7 @@ from vis4d_jax_loss.reducer import LossReducer, identity_loss, mean_loss
 _NO_LABEL = -1  # of elements that are skipped, or whose label is invalid
 
 
+@jax.named_scope("cross_entropy")
 def cross_entropy(
     output: ArrayLike,
     target: ArrayLike,

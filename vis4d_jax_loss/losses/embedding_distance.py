@@ -19,6 +19,7 @@ from vis4d_jax_loss.mining import random_k_mask, top_k_mask
 from vis4d_jax_loss.reducer import AxisName, LossReducer, SumWeightedLoss, identity_loss, psum_over
 
 
+@jax.named_scope("embedding_distance_loss")
 def embedding_distance_loss(
     pred: ArrayLike,
     target: ArrayLike,

@@ -17,12 +17,13 @@ from vis4d_jax_loss.reducer import LossReducer, identity_loss
 IoUMode = Literal["linear", "square", "log"]
 
 
+@jax.named_scope("iou_loss")
 def iou_loss(
     pred: ArrayLike,
     target: ArrayLike,
     reducer: LossReducer = identity_loss,
     mode: IoUMode = "log",
-    eps: float = 1e-6,
+    eps: float | jax.Array = 1e-6,
     *,
     where: ArrayLike | None = None,
 ) -> jax.Array:
@@ -67,7 +68,8 @@ def iou_loss(
     iou = paired_iou(pred, target)
     # An eps below the smallest float32 would round to 0. At eps itself the whole gradient passes,
     # as in torch's clamp (jnp.maximum would halve it), and NaN stays NaN.
-    eps = max(eps, float(jnp.finfo(iou.dtype).tiny))
+    tiny = float(jnp.finfo(iou.dtype).tiny)
+    eps = jnp.maximum(eps, tiny) if isinstance(eps, jax.Array) else max(float(eps), tiny)
     iou = jnp.where(iou < eps, eps, iou)
 
     match mode:

@@ -15,6 +15,7 @@ from vis4d_jax_loss.losses.seg_cross_entropy_loss import seg_cross_entropy_loss
 from vis4d_jax_loss.reducer import LossReducer, mean_loss
 
 
+@jax.named_scope("multi_level_seg_loss")
 def multi_level_seg_loss(
     outputs: Sequence[ArrayLike],
     target: ArrayLike,

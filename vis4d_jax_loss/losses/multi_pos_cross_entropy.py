@@ -16,6 +16,7 @@ from vis4d_jax_loss.losses._pairs import pair_masks
 from vis4d_jax_loss.reducer import AxisName, LossReducer, SumWeightedLoss, identity_loss
 
 
+@jax.named_scope("multi_pos_cross_entropy")
 def multi_pos_cross_entropy(
     pred: ArrayLike,
     target: ArrayLike,

@@ -19,6 +19,7 @@ from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss, mean_lo
 _LARGE = 2.0**40
 
 
+@jax.named_scope("orthogonal_transform_regularization_loss")
 def orthogonal_transform_regularization_loss(
     transforms: Sequence[ArrayLike],
     reducer: LossReducer = identity_loss,

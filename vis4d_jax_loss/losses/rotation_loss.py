@@ -19,10 +19,11 @@ from vis4d_jax_loss._numerics import expand_mask, fill_masked, to_common_float
 from vis4d_jax_loss._reduce_loss import check_no_axis, parameters_of, reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._sine_cosine import sine_and_cosine
-from vis4d_jax_loss.losses.common import smooth_l1_loss
+from vis4d_jax_loss.losses.smooth_l1_loss import smooth_l1_loss
 from vis4d_jax_loss.reducer import AxisName, LossReducer, OverAxis, identity_loss, mean_loss
 
 
+@jax.named_scope("rotation_loss")
 def rotation_loss(
     pred: ArrayLike,
     target_bin: ArrayLike,

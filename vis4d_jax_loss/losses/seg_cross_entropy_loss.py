@@ -19,6 +19,7 @@ from vis4d_jax_loss.losses.cross_entropy import cross_entropy
 from vis4d_jax_loss.reducer import LossReducer, mean_loss
 
 
+@jax.named_scope("seg_cross_entropy_loss")
 def seg_cross_entropy_loss(
     output: ArrayLike,
     target: ArrayLike,
