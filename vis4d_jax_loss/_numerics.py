@@ -18,6 +18,15 @@ _HOME_OF_X64: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
 enable_x64 = _HOME_OF_X64.enable_x64
 
 
+def as_array(x: ArrayLike) -> jax.Array:
+    """Convert to an array of JAX, without an operation if it is one.
+
+    ``jnp.asarray`` of an array that is differentiated is an operation, and ``jax.debug_nans`` stops
+    there if padding is NaN.
+    """
+    return x if isinstance(x, jax.Array) else jnp.asarray(x)
+
+
 def to_float(x: ArrayLike) -> jax.Array:
     """Cast to float32; float64 stays float64.
 
@@ -34,7 +43,7 @@ def to_common_float(*arrays: ArrayLike) -> list[jax.Array]:
     Each array is cast by itself, so that no rule of JAX for promoting dtypes is involved. A Python
     number has no dtype of its own.
     """
-    inputs = [jnp.asarray(x) for x in arrays]
+    inputs = [as_array(x) for x in arrays]
     double = any(x.dtype == jnp.float64 and not x.weak_type for x in inputs)
     return [x.astype(jnp.float64 if double else jnp.float32) for x in inputs]
 

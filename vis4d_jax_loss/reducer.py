@@ -170,10 +170,10 @@ class SumWeightedLoss:
     def __call__(self, loss: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
         """Reduce the losses; ``where`` is a mask over their leading axes."""
         loss, where = _expanded("SumWeightedLoss", loss, where)
-        weight, avg_factor = jnp.asarray(self.weight), jnp.asarray(self.avg_factor)
+        weight, avg_factor = _numerics.as_array(self.weight), _numerics.as_array(self.avg_factor)
         check_element_weight("SumWeightedLoss", weight, avg_factor, loss)
-        loss, weight, avg_factor = _numerics.to_common_float(loss, weight, avg_factor)
         weight = fill_masked(jnp.broadcast_to(weight, loss.shape), where)
+        loss, weight, avg_factor = _numerics.to_common_float(loss, weight, avg_factor)
         weight = expect_finite("SumWeightedLoss", "weight", weight)
         avg_factor = expect_finite("SumWeightedLoss", "avg_factor", avg_factor)
         total = sum_loss(fill_masked(loss, where) * weight, axis_name=self.axis_name)
@@ -222,6 +222,6 @@ def _expanded(
     function: str, loss: ArrayLike, where: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array | None]:
     """The losses as an array, and the mask with the same shape."""
-    loss = jnp.asarray(loss)
+    loss = _numerics.as_array(loss)
     where = check_mask(function, where, loss.shape)
     return loss, None if where is None else expand_mask(where, loss.shape)

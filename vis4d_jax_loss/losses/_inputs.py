@@ -21,6 +21,7 @@ from vis4d_jax_loss._checks import (
     shapes_of,
 )
 from vis4d_jax_loss._numerics import (
+    as_array,
     fill_masked,
     integer_difference,
     is_integer,
@@ -32,7 +33,7 @@ def read_elements(
     function: str, pred: ArrayLike, target: ArrayLike, where: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Predictions, targets of the same shape and a mask; padding is replaced by 0."""
-    pred, target = jnp.asarray(pred), jnp.asarray(target)
+    pred, target = as_array(pred), as_array(target)
     check_numeric(function, pred=pred, target=target)
     check_same_shape(function, pred=pred, target=target)
     mask = check_mask(function, where, pred.shape)
@@ -45,7 +46,7 @@ def read_boxes(
     function: str, pred: ArrayLike, target: ArrayLike, where: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Predicted and target boxes in float32 and a mask of boxes; padding is replaced by 0."""
-    pred, target = jnp.asarray(pred), jnp.asarray(target)
+    pred, target = as_array(pred), as_array(target)
     check_numeric(function, pred=pred, target=target)
     check_same_shape(function, pred=pred, target=target)
     if not holds(chex.assert_shape, pred, (..., 4)):
@@ -70,7 +71,7 @@ def read_pairs(
     function: str, pred: ArrayLike, target: ArrayLike, where: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Similarities, pair targets and a mask. The loss replaces all pairs that take no part."""
-    pred, target = jnp.asarray(pred), jnp.asarray(target)
+    pred, target = as_array(pred), as_array(target)
     check_numeric(function, pred=pred)
     check_label_dtype(function, target=target)
     check_same_shape(function, pred=pred, target=target)

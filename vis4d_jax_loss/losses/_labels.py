@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import fail
-from vis4d_jax_loss._numerics import expand_mask, to_float
+from vis4d_jax_loss._numerics import as_array, expand_mask, to_float
 
 #: A label, or several labels, whose loss and gradient are 0; None for no label.
 IgnoreIndex = int | Sequence[int] | None
@@ -41,7 +41,7 @@ FROM_MODULE: Any = _FromModule()
 def labels_as_array(target: ArrayLike) -> jax.Array:
     """Labels as an array of JAX; integers of NumPy stay, as JAX may wrap wide ones around."""
     keep = isinstance(target, np.ndarray) and target.dtype.kind in "iu"
-    return cast(jax.Array, target) if keep else jnp.asarray(target)
+    return cast(jax.Array, target) if keep else as_array(target)
 
 
 def read_labels(
@@ -98,7 +98,7 @@ def _as_int32(target: Any) -> tuple[jax.Array, Any, Any]:
         whole = jnp.trunc(target)
         return jnp.where(fits, whole, -1).astype(jnp.int32), target == whole, fits
     if target.dtype.itemsize < 4 or target.dtype == np.int32:
-        return jnp.asarray(target).astype(jnp.int32), np.True_, np.True_
+        return as_array(target).astype(jnp.int32), np.True_, np.True_
     fits = target <= target.dtype.type(_INT32.max)
     if target.dtype.kind == "i":
         fits &= target >= target.dtype.type(_INT32.min)

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_mask, fail, holds, shapes_of
-from vis4d_jax_loss._numerics import to_float
+from vis4d_jax_loss._numerics import as_array, to_float
 from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import check_logits
@@ -78,7 +78,7 @@ def cross_entropy(
         [0.5 1. ]
     """
     name = "cross_entropy"
-    output, target = jnp.asarray(output), labels_as_array(target)
+    output, target = as_array(output), labels_as_array(target)
     check_logits(name, output, target, class_axis)
     mask = check_mask(name, where, target.shape)
     axis = class_axis % output.ndim

@@ -133,7 +133,7 @@ def _exponentials(
     kinds = negative, positive
     largest = [jnp.max(x, axis=-1, where=kind, initial=_limit(pred)) for kind in kinds]
     shift = jnp.where(positive, largest[1][:, None], largest[0][:, None])
-    exponentials = jnp.where(positive | negative, jnp.exp(x - shift), 0)
+    exponentials = jnp.where(positive | negative, jnp.exp(jnp.minimum(x - shift, 0)), 0)
     return exponentials, largest, [jnp.sum(exponentials, axis=-1, where=kind) for kind in kinds]
 
 

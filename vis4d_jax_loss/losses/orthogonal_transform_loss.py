@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_mask, check_numeric, check_rank, fail
-from vis4d_jax_loss._numerics import fill_masked, safe_divide, to_float
+from vis4d_jax_loss._numerics import as_array, fill_masked, safe_divide, to_float
 from vis4d_jax_loss._reduce_loss import reduce_scalar
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss, mean_loss
@@ -63,7 +63,7 @@ def orthogonal_transform_regularization_loss(
     _check_list(name, transforms)
     total = jnp.zeros((), jnp.float32)
     for transform in transforms:
-        transform = jnp.asarray(transform)
+        transform = as_array(transform)
         check_numeric(name, transform=transform)
         check_rank(name, "[N, r, c]", transform=transform)
         mask = check_mask(name, where, transform.shape[:1])

@@ -15,7 +15,7 @@ from vis4d_jax_loss._checks import (
     fail,
     shapes_of,
 )
-from vis4d_jax_loss._numerics import expand_mask, fill_masked, to_common_float
+from vis4d_jax_loss._numerics import as_array, expand_mask, fill_masked, to_common_float
 from vis4d_jax_loss._reduce_loss import check_no_axis, parameters_of, reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._sine_cosine import sine_and_cosine
@@ -79,8 +79,8 @@ def rotation_loss(
         the bins follow CenterNet and vis4d.
     """
     name = "rotation_loss"
-    pred, target_res = jnp.asarray(pred), jnp.asarray(target_res)
-    target_bin = jnp.asarray(target_bin)
+    pred, target_res = as_array(pred), as_array(target_res)
+    target_bin = as_array(target_bin)
     check_positive(name, num_bins=num_bins)
     check_numeric(name, pred=pred, target_res=target_res)
     check_label_dtype(name, target_bin=target_bin)
@@ -88,9 +88,9 @@ def rotation_loss(
     mask = check_mask(name, where, pred.shape[:1])
 
     # Replace padding. Only active bins have a residual, so other angles are padding as well.
+    pred, target_res, target_bin = (fill_masked(x, mask) for x in (pred, target_res, target_bin))
     pred, target_res = to_common_float(pred[:, : 3 * num_bins], target_res[:, :num_bins])
-    pred = fill_masked(pred, mask)
-    target_bin = fill_masked(target_bin.astype(pred.dtype), mask)
+    target_bin = target_bin.astype(pred.dtype)
     active = target_bin == 1
     if mask is not None:
         active &= expand_mask(mask, active.shape)

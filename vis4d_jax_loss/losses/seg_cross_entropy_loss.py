@@ -3,10 +3,10 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from vis4d_jax_loss._numerics import as_array
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import check_logits
 from vis4d_jax_loss.losses._labels import (
@@ -62,7 +62,7 @@ def seg_cross_entropy_loss(
         >>> print(seg_cross_entropy_loss(logits, jnp.ones((1, 3, 3))) / jnp.log(2.0))
         1.0
     """
-    output, target = jnp.asarray(output), labels_as_array(target)
+    output, target = as_array(output), labels_as_array(target)
     check_logits("seg_cross_entropy_loss", output, target, class_axis, crop=True)
 
     # Cut the margin off.
