@@ -1,4 +1,4 @@
-"""What the compiler makes of each loss: memory, and passes over the data. Time is benchmarked, not tested."""
+"""What the compiler makes of each loss: memory, and passes over the data. Time is for benchmarks."""
 
 import re
 from functools import partial
@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from versions import needs_jax
 
 import vis4d_jax_loss as vjl
 
 MEAN = vjl.mean_loss
+SLACK = 1.04  # partial sums of several threads
 VECTOR, BOXES, PAIRS = (400_000,), (100_000, 4), (256, 512)
 
 
@@ -23,7 +25,7 @@ def compiled(function, *arrays):
 
 
 def temporaries(loss, *arrays):
-    """Bytes that value and gradient need besides inputs and results."""
+    """Bytes that value and gradient need in addition to inputs and results."""
     return compiled(jax.value_and_grad(loss), *arrays).memory_analysis().temp_size_in_bytes
 
 
@@ -32,7 +34,7 @@ def size(*arrays):
 
 
 def program(function, *arrays):
-    """The compiled main computation, one instruction a line."""
+    """The compiled main computation, one instruction per line."""
     text = compiled(function, *arrays).as_text()
     return text[text.index("ENTRY") :]
 
@@ -41,17 +43,21 @@ def passes(loss, *arrays):
     """Instructions of the program whose result is as large as the gradient."""
     shape = ",".join(map(str, arrays[0].shape))
     instructions = re.findall(rf"= \w+\[{shape}\]\S* (\w[\w-]*)\(", program(loss, *arrays))
-    return [name for name in instructions if name not in ("parameter", "bitcast")]
+    # Before JAX 0.10, a fusion that uses several threads is a call.
+    names = [name.replace("call", "fusion") for name in instructions]
+    return [name for name in names if name not in ("parameter", "bitcast")]
 
 
 SMOOTH = [vjl.SmoothL1Loss(MEAN, beta) for beta in (1.0, 0.5, 1 / 9, 2.0)]
 
 
+@needs_jax("0.10", "before it, XLA stores one loss per element to add them up")
 @pytest.mark.parametrize("loss", [vjl.L1Loss(MEAN), vjl.L2Loss(MEAN), *SMOOTH])
-def test_regression_stores_nothing_but_the_gradient(loss):
+def test_regression_stores_only_the_gradient(loss):
     inputs = array(*VECTOR), array(*VECTOR)
     assert temporaries(loss, *inputs) < 1000
-    # A difference stored for both would take the gradient's memory, and is not seen there.
+    # A difference stored for value and gradient would use the memory of the gradient, and not be
+    # counted as temporary.
     assert passes(jax.value_and_grad(loss), *inputs) == ["fusion"]
 
 
@@ -59,20 +65,20 @@ def test_regression_stores_nothing_but_the_gradient(loss):
 @pytest.mark.parametrize("loss", [vjl.L1Loss(MEAN), vjl.L2Loss(MEAN), vjl.SmoothL1Loss(MEAN)])
 def test_regression_in_half_precision_stores_no_more_than_its_inputs(loss, dtype):
     inputs = array(*VECTOR, dtype=dtype), array(*VECTOR, dtype=dtype)
-    assert temporaries(loss, *inputs) <= size(*inputs) + 1000
+    assert temporaries(loss, *inputs) <= SLACK * size(*inputs)
 
 
 @pytest.mark.parametrize("loss", SMOOTH)
 def test_smooth_l1_of_boxes_stores_its_losses_and_the_gradient(loss):
     inputs = array(*BOXES), array(*BOXES)
-    assert temporaries(loss, *inputs) <= size(inputs[0]) + 1000
+    assert temporaries(loss, *inputs) <= SLACK * size(inputs[0])
     assert passes(jax.grad(loss), *inputs) == ["fusion"]
     assert passes(jax.value_and_grad(loss), *inputs) == ["fusion"] * 2
 
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("mode", ["linear", "square", "log"])
-def test_iou_stores_a_few_numbers_a_box_and_takes_one_pass_for_the_gradient(mode, masked):
+def test_iou_stores_a_few_numbers_per_box_and_takes_one_pass_for_the_gradient(mode, masked):
     inputs, where = (array(*BOXES), array(*BOXES)), array(BOXES[0], dtype=bool)
 
     def loss(pred, target, where):
@@ -90,7 +96,7 @@ def test_masked_regression_stores_no_more_than_its_inputs_in_float32(loss, dtype
     masked = compiled(
         jax.value_and_grad(lambda p, t, where: loss(p, t, where=where)), *inputs, where
     )
-    limit = 2 * size(array(*BOXES))
+    limit = SLACK * 2 * size(array(*BOXES))
     assert masked.memory_analysis().temp_size_in_bytes <= limit
 
 
@@ -112,13 +118,13 @@ def test_segmentation_stores_no_more_than_its_logits(axis, where):
     assert temporaries(loss, logits, labels) <= size(logits)
 
 
-def test_pair_losses_store_a_few_numbers_a_pair():
+def test_pair_losses_store_a_few_numbers_per_pair():
     inputs = array(*PAIRS), array(*PAIRS)
     for loss in (partial(vjl.multi_pos_cross_entropy, reducer=MEAN), vjl.embedding_distance_loss):
         assert temporaries(loss, *inputs) <= 3 * size(*inputs)
 
 
-def test_orthogonal_stores_its_products():
+def test_orthogonal_stores_one_product_per_transform():
     transform = array(64, 64, 64)
     loss = vjl.orthogonal_transform_regularization_loss
     assert temporaries(lambda x: loss([x]), transform) <= 1.1 * size(transform)
@@ -143,4 +149,4 @@ def test_mining_neither_sorts_nor_gathers():
     ):
         assert not re.search(r"(?i)\b(sort|gather|scatter|top-?k)\b", text.replace("_", " "))
     sorts = compiled(jnp.sort, pairs[0]).as_text()
-    assert re.search(r"(?i)\bsort\b", sorts), "the guard no longer sees a sort"
+    assert re.search(r"(?i)\bsort\b", sorts), "this test no longer finds a sort"

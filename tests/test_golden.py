@@ -1,8 +1,8 @@
-"""Values and gradients recorded from vis4d 1.0.0 (torch 2.13, CPU), replayed under jit.
+"""Values and gradients recorded from vis4d 1.0.0 (torch 2.13, CPU), compared under jit.
 
 Each case of ``golden/manifest.json`` names a function or class of the reference, its options, its
-inputs and the cotangents its gradients were taken with. Arrays are stored once, as float32; the
-float64 run casts them, so that both see the same ties. Images are NCHW, hence ``class_axis=1``.
+inputs, and the cotangents of its gradients. Arrays are stored once, as float32. The run in float64
+casts them, so that both have the same ties. Images are NCHW, so ``class_axis`` is 1.
 """
 
 import json
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import vis4d_jax_loss as vjl
+from vis4d_jax_loss._numerics import enable_x64
 
 FOLDER = Path(__file__).parent / "golden"
 CASES = json.loads((FOLDER / "manifest.json").read_text())["cases"]
@@ -21,8 +22,8 @@ ARRAYS = dict(np.load(FOLDER / "arrays.npz"))
 DOCS = (Path(__file__).parents[1] / "docs" / "from_vis4d.md").read_text()
 TOLERANCE = {"f32": 1e-5, "f64": 1e-9}
 
-# Where this library differs on purpose: case -> the row of docs/from_vis4d.md that says why.
-LEFT_OUT = {
+# Intended differences: case -> the row of docs/from_vis4d.md that says why.
+INTENDED_DIFFERENCES = {
     "p040": "`rotation_loss` with `identity_loss`",
     "p058": "vector `avg_factor`",
     "p103": "repeated `feature_idx`",
@@ -64,7 +65,7 @@ def option(name, value, tag):
 
 
 def bind_objective(case, tag):
-    """The reference names a term after its class, and its second one with underscores in front."""
+    """The reference names a term after its class, and a second one with two underscores before."""
     terms = []
     for term in case["ctor"]["losses"]:
         ctor = {k: option(k, v, tag) for k, v in term.get("ctor", {}).items()}
@@ -92,7 +93,7 @@ def bind_objective(case, tag):
 
 
 def bind(case, tag):
-    """The function of the inputs alone that a case calls, reducing by whatever the case says."""
+    """What a case calls, as a function of its inputs alone."""
     if case["kind"] == "loss_module":
         return bind_objective(case, tag)
     fn, method = [*case["fn"].split("."), None][:2]
@@ -102,7 +103,7 @@ def bind(case, tag):
     unbatched = fn in CHANNELS_FIRST and "unbatched" in case["tags"]
     layout = {"class_axis": 1} if fn in CHANNELS_FIRST and not unbatched else {}
     if not ctor.get("hard_mining", True):
-        call["key"] = jax.random.key(0)  # of cases that no random choice can change
+        call["key"] = jax.random.key(0)  # no random choice changes these cases
     if case["kind"] == "function":
         return lambda **inputs: target(**inputs, **call, **layout)
     if isinstance(ctor.get("reducer"), vjl.SumWeightedLoss):
@@ -121,7 +122,7 @@ def named_outputs(case, result):
 
 
 def entries(case, inputs):
-    """The inputs that gradients are taken of; ``outputs/1`` is element 1 of a list."""
+    """The inputs that have a gradient; ``outputs/1`` is element 1 of a list."""
     for name in case["grad_wrt"]:
         key, _, index = name.partition("/")
         yield name, key, int(index) if index else None
@@ -156,29 +157,32 @@ def prepare(case, tag):
 
 
 @pytest.mark.parametrize(
-    "case", [c for c in CASES if c["id"] not in LEFT_OUT], ids=lambda c: f"{c['id']}-{c['fn']}"
+    "case",
+    [c for c in CASES if c["id"] not in INTENDED_DIFFERENCES],
+    ids=lambda c: f"{c['id']}-{c['fn']}",
 )
-def test_value_and_gradient_are_those_of_the_reference(case):
-    with jax.enable_x64(True):  # float32 stays float32; both in one program, compiled once
+def test_value_and_gradient_equal_those_of_the_reference(case):
+    with enable_x64(True):  # float32 stays float32
         steps, arguments = zip(*(prepare(case, tag) for tag in TOLERANCE), strict=True)
+        # One program for both precisions is compiled in less time than two.
         both = jax.jit(lambda arguments: [f(*a) for f, a in zip(steps, arguments, strict=True)])
         results = both(arguments)
 
     for tag, ((_, outputs), gradients) in zip(TOLERANCE, results, strict=True):
         for name, key in case[tag]["out"].items():
-            # The reference rounds its orthogonal loss to float32, whatever the input.
+            # The reference computes its orthogonal loss in float32, also for float64 inputs.
             loose = tag == "f64" and case["fn"].startswith("Orthogonal")
             assert_close(outputs[name], ARRAYS[key], 1e-6 if loose else TOLERANCE[tag], name)
         for name, key in case[tag]["grad"].items():
             assert gradients[name].dtype == {"f32": np.float32, "f64": np.float64}[tag]
             assert_close(gradients[name], ARRAYS[key], TOLERANCE[tag], f"gradient of {name}")
-        # A loss of no arrays at all is a float32 zero.
+        # Without inputs that have a gradient, the loss may be a float32 zero.
         floats = [x for x in outputs.values() if x.dtype.kind == "f" and case["grad_wrt"]]
         assert all(x.dtype == {"f32": np.float32, "f64": np.float64}[tag] for x in floats)
 
 
-def test_every_case_left_out_is_explained_to_users():
+def test_every_intended_difference_is_documented():
     assert len(CASES) == 199
-    assert set(LEFT_OUT) <= {case["id"] for case in CASES}
-    for reason in LEFT_OUT.values():
+    assert set(INTENDED_DIFFERENCES) <= {case["id"] for case in CASES}
+    for reason in INTENDED_DIFFERENCES.values():
         assert reason in DOCS

@@ -1,4 +1,4 @@
-"""Many devices, simulated on the CPU in a process of their own."""
+"""Many devices, simulated on the CPU in another process, and micro-batches on one device."""
 
 import os
 import subprocess
@@ -17,7 +17,8 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
-def test_eight_devices():
+@pytest.mark.parametrize("file", ["eight_devices.py", "eight_devices_mining.py"])
+def test_eight_devices(file):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
@@ -29,7 +30,7 @@ def test_eight_devices():
         "-q",
         "-n=0",
         "--no-header",
-        str(HERE / "eight_devices.py"),
+        str(HERE / file),
     ]
     done = subprocess.run(
         command, cwd=HERE.parent, env=environment, capture_output=True, text=True, timeout=600
@@ -42,7 +43,7 @@ BOXES = np.sort(np.random.default_rng(0).uniform(0, 9, (MICRO, 6, 2, 2)), axis=2
 BOXES = BOXES.reshape(MICRO, 6, 4).astype(np.float32)
 PRED = np.roll(BOXES, 1, axis=1) + np.float32(0.25)
 VALID = np.random.default_rng(1).random((MICRO, 6)) > 0.6
-VALID[2] = False  # a micro-batch with nothing valid
+VALID[2] = False  # a micro-batch in which everything is masked
 
 
 def accumulate(loss_sum, params, batches):
@@ -63,7 +64,7 @@ def shifted(params, pred):
 
 
 @pytest.mark.parametrize("loss", [vjl.iou_loss, vjl.smooth_l1_loss], ids=lambda f: f.__name__)
-def test_micro_batches_add_up_to_the_large_batch(loss):
+def test_micro_batches_equal_the_large_batch(loss):
     params = {"scale": jnp.array(1.1), "shift": jnp.array([0.1, -0.2, 0.3, 0.0])[None]}
 
     def loss_sum(params, batch):
@@ -82,7 +83,7 @@ def test_micro_batches_add_up_to_the_large_batch(loss):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), grads, expected_grads)
 
 
-def test_micro_batches_with_weights_of_their_own():
+def test_weighted_micro_batches_equal_the_large_batch():
     rng = np.random.default_rng(0)
     pred, target = (
         rng.normal(size=(MICRO, 6, 5)).astype(np.float32),
@@ -106,7 +107,7 @@ def test_micro_batches_with_weights_of_their_own():
     np.testing.assert_allclose(grads["scale"], expected_grads["scale"], rtol=1e-5)
 
 
-def test_micro_batches_with_nothing_valid_anywhere():
+def test_micro_batches_have_zero_loss_if_everything_is_masked():
     params = {"scale": jnp.array(1.0), "shift": jnp.zeros((1, 4))}
 
     def loss_sum(params, batch):

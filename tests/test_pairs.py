@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 
 from vis4d_jax_loss.losses._pairs import negatives_to_keep, pair_masks
 
@@ -43,6 +44,17 @@ def test_negatives_to_keep_rounds_like_float64():
         assert negatives_to_keep(jnp.int32(num_pos), jnp.int32(10**6), 0.29) == kept
     # 29 / 100 is 0.29 and not more than it, so the limit of 28 does not apply.
     assert negatives_to_keep(jnp.int32(100), jnp.int32(29), 0.29) == 29
+
+
+def test_the_number_survives_every_transformation():
+    def keep(num_pos):
+        return negatives_to_keep(num_pos, jnp.int32(10**6) + num_pos, 0.29)
+
+    counts = jnp.array([100, 200, 300])
+    for step in (jax.vmap(keep), jax.jit(jax.vmap(keep)), jax.vmap(jax.jit(keep))):
+        np.testing.assert_array_equal(step(counts), [28, 57, 87])
+        np.testing.assert_array_equal(jax.jit(step)(counts), [28, 57, 87])
+        np.testing.assert_array_equal(checkify.checkify(step)(counts)[1], [28, 57, 87])
 
 
 def test_the_result_is_int32():

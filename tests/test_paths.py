@@ -14,6 +14,7 @@ import pytest
 from error_text import raises
 from flax import nnx
 from terms import BATCH, L1, OUTPUTS, PAIR, floats, identity
+from versions import needs_flax
 
 import vis4d_jax_loss as vjl
 from vis4d_jax_loss import InputPath, LossModule, LossTerm, data_key, pred_key
@@ -71,7 +72,7 @@ class Slots:
         (Derived(0.5), "double"),
         (OldSlots(1.0), "boxes"),
         (Slots((1.0, 2.0)), "boxes.0"),
-        (nnx.Dict(box=nnx.List([jnp.float32(1)])), "box.0"),
+        (nnx.Dict(box=jnp.float32(1)), "box"),
     ],
 )
 def test_paths_lead_into_mappings_sequences_and_objects(outputs, path):
@@ -88,6 +89,13 @@ class Losses(NamedTuple):
 class StructLosses:
     box: Any
     mask: Any = None
+
+
+@needs_flax("0.12", "nnx.List")
+def test_paths_lead_into_lists_of_nnx():
+    outputs = nnx.Dict(box=nnx.List([jnp.float32(1)]))
+    term = LossTerm(identity, 1.0, {"x": pred_key("box.0")})
+    assert LossModule({"t": term})(outputs, {})[0] == 1
 
 
 @pytest.mark.parametrize("kind", [Losses, StructLosses])

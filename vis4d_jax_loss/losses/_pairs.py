@@ -1,5 +1,6 @@
 """What a target says about a pair of embeddings, and how many negative pairs are kept."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -49,22 +50,35 @@ def negatives_to_keep(num_pos: jax.Array, num_neg: jax.Array, neg_pos_ub: float)
     """
     if not 0 < neg_pos_ub < _INT32_MAX:
         return num_neg
-    num_pos = jnp.maximum(num_pos, 1)
-    zero = (num_pos * 0).astype(jnp.float32)
-    numbers = [num_pos, num_neg, *(zero + part for part in _float32_parts(neg_pos_ub))]
     with enable_x64(True):
-        # JAX 0.6 compiles float64 constants, and under checkify functions of jnp, as float32. The
-        # ratio is therefore the exact sum of three parts, and only functions of lax follow.
-        positives, negatives, *parts = (lax.convert_element_type(x, jnp.float64) for x in numbers)
-        ratio = parts[0] + parts[1] + parts[2]
-        limited = negatives / positives > ratio
-        limit = lax.min(lax.floor(positives * ratio), negatives)
-        limit = lax.convert_element_type(limit, jnp.int32)
-    return jnp.where(limited, limit, num_neg)
+        return _negatives_to_keep(num_pos, num_neg, neg_pos_ub)
 
 
-def _float32_parts(number: float) -> list[np.float32]:
-    """Three float32 numbers whose sum is the float64 number."""
-    high = np.float32(number)
-    middle = np.float32(number - float(high))
-    return [high, middle, np.float32(number - float(high) - float(middle))]
+# Written for JAX 0.6 under checkify: a jit of its own, because JAX computes no float64 outside of
+# one, and operations of lax, because the inner functions of jnp are traced again without float64.
+@partial(jax.jit, static_argnums=2)
+def _negatives_to_keep(num_pos: jax.Array, num_neg: jax.Array, neg_pos_ub: float) -> jax.Array:
+    positives, negatives = _as_float64(lax.max(num_pos, np.int32(1))), _as_float64(num_neg)
+    bound = _float64_constant(neg_pos_ub, like=num_pos)
+    limited = lax.gt(lax.div(negatives, positives), bound)
+    limit = lax.min(lax.floor(lax.mul(positives, bound)), negatives)
+    return lax.convert_element_type(lax.select(limited, limit, negatives), jnp.int32)
+
+
+def _as_float64(x: jax.Array) -> jax.Array:
+    return lax.convert_element_type(x, jnp.float64)
+
+
+def _float64_constant(number: float, like: jax.Array) -> jax.Array:
+    """A number in float64, as the exact sum of three float32 constants of 24 bits each.
+
+    JAX 0.6 rounds float64 constants to float32 when it compiles a step. It also casts a float64
+    scalar to float32 when vmap broadcasts it, so the constants depend on the batched ``like``.
+    """
+    zero = lax.convert_element_type(lax.mul(like, np.int32(0)), jnp.float32)
+    parts = []
+    for _ in range(3):
+        parts.append(np.float32(number))
+        number -= float(parts[-1])
+    first, second, third = (_as_float64(lax.add(zero, part)) for part in parts)
+    return lax.add(lax.add(first, second), third)

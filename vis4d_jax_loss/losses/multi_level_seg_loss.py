@@ -61,7 +61,7 @@ def multi_level_seg_loss(
         >>> outputs = [jnp.zeros((1, 4, 4, 2)), jnp.zeros((1, 4, 4, 4))]
         >>> losses = multi_level_seg_loss(
         ...     outputs, jnp.ones((1, 4, 4)), feature_idx=(0, 1), weights=(1.0, 0.5))
-        >>> print({name: float(loss / jnp.log(2.0)) for name, loss in losses.items()})
+        >>> print({name: round(float(loss / jnp.log(2.0)), 6) for name, loss in losses.items()})
         {'loss_seg_level0': 1.0, 'loss_seg_level1': 1.0}
     """
     name = "multi_level_seg_loss"
@@ -113,7 +113,7 @@ class MultiLevelSegLoss(Loss):
     Example:
         >>> loss = MultiLevelSegLoss(feature_idx=[1], weights=[0.5])
         >>> losses = loss([jnp.zeros((1, 4, 4, 2)), jnp.zeros((1, 4, 4, 4))], jnp.ones((1, 4, 4)))
-        >>> print({name: float(loss / jnp.log(2.0)) for name, loss in losses.items()})
+        >>> print({name: round(float(loss / jnp.log(2.0)), 6) for name, loss in losses.items()})
         {'loss_seg_level1': 1.0}
     """
 
