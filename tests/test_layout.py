@@ -18,8 +18,9 @@ FLOORS = [
     ["_numerics", "_checks", "_expect"],
     ["_value_checks"],
     ["reducer"],
+    ["_reduce_loss"],
     ["base", "box", "mining"],
-    ["losses._inputs", "losses._pairs", "losses._sine_cosine"],
+    ["losses._inputs", "losses._labels", "losses._pairs", "losses._sine_cosine"],
     [name for name in FILES if name.startswith("losses.") and "._" not in name],
     ["composition.errors"],
     ["composition.paths"],
@@ -33,7 +34,7 @@ EMPTY = ["losses.__init__", "composition.__init__"]  # a docstring alone
 
 # A loss whose formula contains that of another loss.
 USES_THE_FORMULA_OF = {
-    ("losses.rotation_loss", "losses.common"),
+    ("losses.rotation_loss", "losses.smooth_l1_loss"),
     ("losses.embedding_distance", "losses.common"),
     ("losses.seg_cross_entropy_loss", "losses.cross_entropy"),
     ("losses.multi_level_seg_loss", "losses.seg_cross_entropy_loss"),

@@ -19,7 +19,8 @@ from vis4d_jax_loss import (
     multi_pos_cross_entropy,
     sum_loss,
 )
-from vis4d_jax_loss.reducer import parameters_of, psum_over, reduce_loss
+from vis4d_jax_loss._reduce_loss import parameters_of, reduce_loss
+from vis4d_jax_loss.reducer import psum_over
 
 LOSS = jnp.array([1.0, 2.0, 6.0])
 WHERE = jnp.array([True, True, False])

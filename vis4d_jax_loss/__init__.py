@@ -8,14 +8,8 @@ from vis4d_jax_loss.composition.objective import LossModule
 from vis4d_jax_loss.composition.paths import InputPath, data_key, pred_key
 from vis4d_jax_loss.composition.term import LossTerm
 from vis4d_jax_loss.composition.weights import Schedule, TermWeight
-from vis4d_jax_loss.losses.common import (
-    L1Loss,
-    L2Loss,
-    SmoothL1Loss,
-    l1_loss,
-    l2_loss,
-    smooth_l1_loss,
-)
+from vis4d_jax_loss.losses._labels import IgnoreIndex
+from vis4d_jax_loss.losses.common import L1Loss, L2Loss, l1_loss, l2_loss
 from vis4d_jax_loss.losses.cross_entropy import CrossEntropyLoss, cross_entropy
 from vis4d_jax_loss.losses.embedding_distance import (
     EmbeddingDistanceLoss,
@@ -36,6 +30,7 @@ from vis4d_jax_loss.losses.seg_cross_entropy_loss import (
     SegCrossEntropyLoss,
     seg_cross_entropy_loss,
 )
+from vis4d_jax_loss.losses.smooth_l1_loss import SmoothL1Loss, smooth_l1_loss
 from vis4d_jax_loss.mining import random_k_mask, top_k_mask
 from vis4d_jax_loss.reducer import (
     AxisName,
@@ -53,6 +48,7 @@ __all__ = [
     "AxisName",
     "CrossEntropyLoss",
     "EmbeddingDistanceLoss",
+    "IgnoreIndex",
     "InputPath",
     "IoULoss",
     "IoUMode",

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 
@@ -86,8 +87,9 @@ def check_mask(function: str, where: ArrayLike | None, shape: tuple[int, ...]) -
 
 
 def check_positive(function: str, remedy: str = "", **options: Any) -> None:
+    """Check options that are numbers; a traced option cannot be checked."""
     for name, value in options.items():
-        if not value > 0:
+        if not isinstance(value, Tracer) and not value > 0:
             got = describe(**{name: value})
             fail(ValueError, function, f"{name} must be positive", got, remedy)
 
@@ -107,7 +109,8 @@ def check_element_weight(
         remedy = "To divide each element by its own factor, divide the weight."
         fail(ValueError, function, rule, shapes_of(avg_factor=avg_factor), remedy)
     if not broadcasts(weight.shape):
-        remedy = "For one weight per row write weight[:, None]."
+        axes = ", None" * (loss.ndim - weight.ndim)
+        remedy = f"For one weight per row write weight[:{axes}]." if weight.ndim == 1 else ""
         fail(ValueError, function, "weight must broadcast to the shape of the loss", got, remedy)
     missing = (1,) * (loss.ndim - weight.ndim)
     as_rows, as_columns = weight.shape + missing, missing + weight.shape

@@ -1,18 +1,19 @@
 """The primitive that carries a value check through a compiled step.
 
-How it works: ``expect(x, bad, message)`` returns ``x``, and the primitive behind it lowers to
-nothing, so that a normal step computes no check. ``checkify`` interprets a traced step and looks up
-a rule for each primitive in a registry; our rule runs ``checkify.debug_check`` at that place.
-Binding ``debug_check`` directly would be simpler. It is an effect, however, and JAX calls a
-compiled step that has an effect through Python, which is slower (see docs/performance.md).
-The check depends on ``x``: use the returned array, or the check is dropped as dead code.
+How it works: ``expect(x, bad, values, message)`` returns ``x``. The primitive behind it compiles to
+nothing, so a normal step computes no check. ``checkify`` interprets a traced step and looks up a
+rule for each primitive in a registry. Our rule calls ``checkify.debug_check`` there. Calling
+``debug_check`` directly would be simpler, but it has an effect, and JAX calls a compiled step with
+effects through Python, which is slower (see docs/performance.md).
+Use the returned array: otherwise some transformations, such as ``jax.checkpoint``, drop the check.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import checkify
+from jax.experimental import checkify, jet
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -20,65 +21,91 @@ _expected = Primitive("expected")
 
 
 @_expected.def_impl
-def _evaluate(x, bad, message):
+def _evaluate(x, bad, values, message):
     return x
 
 
 @_expected.def_abstract_eval
-def _abstract(x, bad, message):
+def _abstract(x, bad, values, message):
     return x
 
 
-def _lower(context, x, bad, message):
+def _lower(context, x, bad, values, message):
     return [x]
 
 
 def _jvp(primals, tangents, message):
+    # The check has no derivative of its own.
     return _expected.bind(*primals, message=message), tangents[0]
 
 
 def _batch(arrays, axes, message):
-    return _expected.bind(*arrays, message=message), axes[0]
+    # ``bad`` and ``values`` must agree on their axes: put the batch first in both.
+    sizes = (x.shape[axis] for x, axis in zip(arrays, axes, strict=True) if axis is not None)
+    size = next(sizes)
+    bad, values = (
+        jnp.broadcast_to(x[None], (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
+        for x, axis in zip(arrays[1:], axes[1:], strict=True)
+    )
+    return _expected.bind(arrays[0], bad, values, message=message), axes[0]
+
+
+def _jet(primals, series, message):
+    return _expected.bind(*primals, message=message), series[0]
 
 
 mlir.register_lowering(_expected, _lower)
 ad.primitive_jvps[_expected] = _jvp
 batching.primitive_batchers[_expected] = _batch
+jet.jet_rules[_expected] = _jet
 
 
-def _debug_check(bad: jax.Array, message: str) -> None:
+def _debug_check(bad: jax.Array, values: jax.Array, message: str) -> None:
+    """Report the first bad value, its place and the number of bad values."""
+    if not bad.size:
+        return
+    first = jnp.argmax(bad.reshape(-1))
+    place = jnp.unravel_index(first, bad.shape)
+    shown: dict[str, Any] = {f"axis{i}": index for i, index in enumerate(place)}
+    got = jnp.ravel(values.reshape(bad.size, -1)[first])
+    shown |= {f"value{i}": number for i, number in enumerate(got)}
+    value = ", ".join(f"{{value{i}}}" for i in range(got.size))
+    value = f"({value})" if got.size > 1 else value
+    axes = ", ".join(f"{{axis{i}}}" for i in range(bad.ndim))
+    text = message.replace("{", "{{").replace("}", "}}")
+    text += f", got {value} at ({axes}). Bad values: {{count}} of {bad.size}."
     count = jnp.sum(bad, dtype=jnp.int32)
-    checkify.debug_check(
-        count == 0, f"{message}. Bad values: {{count}} of {bad.size}.", count=count
-    )
+    checkify.debug_check(count == 0, text, count=count, **shown)
 
 
-def _check_directly(x: jax.Array, bad: jax.Array, message: str) -> jax.Array:
-    _debug_check(bad, message)
+def _check_directly(x: jax.Array, bad: jax.Array, values: jax.Array, message: str) -> jax.Array:
+    _debug_check(bad, values, message)
     return x
 
 
-def _bind(x: jax.Array, bad: jax.Array, message: str) -> jax.Array:
-    return _expected.bind(x, bad, message=message)
+def _bind(x: jax.Array, bad: jax.Array, values: jax.Array, message: str) -> jax.Array:
+    return _expected.bind(x, bad, values, message=message)
 
 
-def _rule(*arguments, message):
+def _checkify_rule(*arguments, message):
     """Run the check where checkify meets the primitive."""
-    # The arguments before the operands differ between releases of JAX: pass them on unread.
-    *state, x, bad = arguments
+    # The arguments before the operands differ between releases of JAX: pass them through unchanged.
+    *state, x, bad, values = arguments
     check = jax.jit(partial(_debug_check, message=message))
-    with jax.disable_jit(False):  # so that the check is traced as a single call
-        (call,) = jax.make_jaxpr(check)(bad).eqns
-    error, _ = error_checks[call.primitive](*state, bad, **call.params)
+    with jax.disable_jit(False):  # so that the check is a single call even under disable_jit
+        calls = jax.make_jaxpr(check)(bad, values).eqns
+    if not calls:
+        return state[0], x
+    error, _ = error_checks[calls[0].primitive](*state, bad, values, **calls[0].params)
     return error, x
 
 
 try:
     from jax._src.checkify import error_checks
 except ImportError:
-    # The registry is private, and JAX may move it. Checks still work then, but a step with a loss
-    # is called through Python, and vmap over an explicitly sharded axis is not supported.
+    # The registry is private, and JAX may move it. Then call debug_check: a compiled step is
+    # slower, and vmap over an explicitly sharded axis fails.
     expect = _check_directly
 else:
-    error_checks[_expected] = _rule
+    error_checks[_expected] = _checkify_rule
     expect = _bind

@@ -1,6 +1,8 @@
 """Arithmetic whose value and gradient stay finite, in float32 or better."""
 
-from collections.abc import Callable
+import math
+import operator
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,11 +10,21 @@ import jax
 import jax.experimental
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike
+from jax.experimental import jet
+from jax.typing import ArrayLike, DTypeLike
 
 # The context manager that allows float64; older releases of JAX have it in jax.experimental.
 _HOME_OF_X64: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
 enable_x64 = _HOME_OF_X64.enable_x64
+
+
+def as_array(x: ArrayLike) -> jax.Array:
+    """Convert to an array of JAX, without an operation if it is one.
+
+    ``jnp.asarray`` of an array that is differentiated is an operation, and ``jax.debug_nans`` stops
+    there if padding is NaN.
+    """
+    return x if isinstance(x, jax.Array) else jnp.asarray(x)
 
 
 def to_float(x: ArrayLike) -> jax.Array:
@@ -26,11 +38,14 @@ def to_float(x: ArrayLike) -> jax.Array:
 
 
 def to_common_float(*arrays: ArrayLike) -> list[jax.Array]:
-    """Cast arrays to one dtype: float64 if any of them is float64, otherwise float32."""
-    dtype = jnp.result_type(*arrays)
-    if dtype != jnp.float64:
-        dtype = jnp.float32
-    return [jnp.asarray(x).astype(dtype) for x in arrays]
+    """Cast arrays to one dtype: float64 if any of them is float64, otherwise float32.
+
+    Each array is cast by itself, so that no rule of JAX for promoting dtypes is involved. A Python
+    number has no dtype of its own.
+    """
+    inputs = [as_array(x) for x in arrays]
+    double = any(x.dtype == jnp.float64 and not x.weak_type for x in inputs)
+    return [x.astype(jnp.float64 if double else jnp.float32) for x in inputs]
 
 
 def expand_mask(where: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
@@ -49,12 +64,29 @@ def fill_masked(x: jax.Array, where: jax.Array | None, fill: float = 0.0) -> jax
     return x if where is None else jnp.where(expand_mask(where, x.shape), x, fill)
 
 
-def count_true(mask: jax.Array) -> jax.Array:
-    """Count the True elements exactly, as int32."""
-    # float32 counts exactly up to 2**24, and a CPU adds floats faster than integers. Under
-    # jax.export the size may be symbolic: then only int32 is safe.
-    fits_float32 = isinstance(mask.size, int) and mask.size < 2**24
-    return jnp.sum(mask, dtype=jnp.float32 if fits_float32 else jnp.int32).astype(jnp.int32)
+def count_true(
+    mask: jax.Array, dtype: DTypeLike = jnp.int32, axis: Sequence[int] | None = None
+) -> jax.Array:
+    """Count the True elements along axes, by default all: exactly, or rounded to a floating dtype.
+
+    Counts of 2**31 and more need a floating dtype.
+    """
+    axes = tuple(range(mask.ndim)) if axis is None else tuple(axis)
+    sizes = [mask.shape[i] for i in axes]
+    # Under jax.export a size may be symbolic: count in int32.
+    size = math.prod(sizes) if all(isinstance(n, int) for n in sizes) else 2**31 - 1
+    if size < 2**24:
+        # float32 counts exactly up to 2**24, and a CPU adds floats faster than integers.
+        return jnp.sum(mask, axes, dtype=jnp.float32).astype(dtype)
+    if size < 2**31:
+        return jnp.sum(mask, axes, dtype=jnp.int32).astype(dtype)
+    longest = max(axes, key=lambda i: mask.shape[i])
+    if mask.shape[longest] < 2**31:
+        counts = jnp.sum(mask, longest, dtype=jnp.int32, keepdims=True)
+        return jnp.sum(counts.astype(dtype), axes)
+    half = mask.shape[longest] // 2
+    halves = jnp.split(mask, [half], longest)
+    return count_true(halves[0], dtype, axes) + count_true(halves[1], dtype, axes)
 
 
 def even_in_difference(
@@ -68,6 +100,12 @@ def even_in_difference(
     XLA on a CPU stores an intermediate that value and derivative share, which costs a pass over
     memory. The value is therefore computed from ``b - a`` and the derivative from ``a - b``.
     """
+    if isinstance(a, jet.JetTracer) or isinstance(b, jet.JetTracer):
+        # jax.experimental.jet cannot call a function with a rule for its derivative.
+        return value(operator.sub(*to_common_float(b, a)))
+    if is_integer(a) and is_integer(b):
+        a = integer_difference(a, b)
+        return _even_in_difference(value, derivative, a, jnp.zeros_like(a))
     both_half = a.dtype.itemsize == b.dtype.itemsize == 2
     a, b = to_common_float(a, b)
     if both_half:
@@ -85,6 +123,24 @@ def _even_in_difference(value, derivative, a, b):
 def _even_in_difference_jvp(value, derivative, primals, tangents):
     (a, b), (da, db) = primals, tangents
     return _even_in_difference(value, derivative, a, b), derivative(a - b) * (da - db)
+
+
+def integer_difference(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Subtract integers of any two dtypes in float32, rounding once: 100,000,001 - 1e8 is 1."""
+    if 8 in (a.dtype.itemsize, b.dtype.itemsize):
+        return (a.astype(jnp.float64) - b.astype(jnp.float64)).astype(jnp.float32)
+    # Halves of 16 bits have exact differences, and nothing overflows.
+    halves = [_halves(x.astype(jnp.int32) if x.dtype.itemsize < 4 else x) for x in (a, b)]
+    high, low = (x - y for x, y in zip(*halves, strict=True))
+    return high * 2.0**16 + low
+
+
+def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return (x >> 16).astype(jnp.float32), (x & 0xFFFF).astype(jnp.float32)
+
+
+def is_integer(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.integer)
 
 
 def clamp(x: jax.Array, low: float, high: float) -> jax.Array:

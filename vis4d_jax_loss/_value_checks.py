@@ -1,6 +1,6 @@
 """What is reported about values under ``checkify``; a normal step computes none of it.
 
-Each function returns the array that it checks. Use the returned array, or the check is lost.
+Each function returns the array that it checks. Use the returned array, or the check may be lost.
 """
 
 import jax
@@ -14,22 +14,34 @@ def expect_finite(
     function: str, name: str, x: jax.Array, where: jax.Array | None = None
 ) -> jax.Array:
     """Report values that are NaN or infinite; ``where`` may exclude some."""
-    return expect(x, ~jnp.isfinite(fill_masked(x, where)), f"{function}: {name} must be finite")
+    bad = ~jnp.isfinite(fill_masked(x, where))
+    return expect(x, bad, x, f"{function}: {name} must be finite")
 
 
-def expect_labels(function: str, labels: jax.Array, bad: jax.Array, num_classes: int) -> jax.Array:
-    """Report labels that are neither a class nor ignored."""
+def expect_finite_or_off(function: str, name: str, x: jax.Array) -> jax.Array:
+    """Report NaN and +inf. A class or a pair is switched off by -inf."""
+    bad = jnp.isnan(x) | (x == jnp.inf)
+    return expect(x, bad, x, f"{function}: {name} must be finite or -inf")
+
+
+def expect_labels(
+    function: str, labels: jax.Array, bad: jax.Array, target: jax.Array, num_classes: int
+) -> jax.Array:
+    """Report labels that are neither a class nor ignored, and labels that are not whole numbers."""
     rule = f"target must hold labels from 0 to {num_classes - 1}, or ignore_index"
-    return expect(labels, bad, f"{function}: {rule}")
+    return expect(labels, bad, target, f"{function}: {rule}")
 
 
-def expect_pair_targets(function: str, positive: jax.Array, unknown: jax.Array) -> jax.Array:
+def expect_pair_targets(
+    function: str, positive: jax.Array, unknown: jax.Array, target: jax.Array
+) -> jax.Array:
     """Report targets of pairs that have no meaning; returns the positives."""
     rule = "target must hold 1 (same), 0 (different) or -1 (ignored)"
-    return expect(positive, unknown, f"{function}: {rule}")
+    return expect(positive, unknown, target, f"{function}: {rule}")
 
 
 def expect_ordered_boxes(function: str, name: str, boxes: jax.Array) -> jax.Array:
     """Report boxes whose second corner is not to the lower right of the first."""
     inverted = jnp.any(boxes[..., 2:] < boxes[..., :2], axis=-1)
-    return expect(boxes, inverted, f"{function}: {name} must hold boxes with x1 <= x2 and y1 <= y2")
+    rule = f"{name} must hold boxes with x1 <= x2 and y1 <= y2"
+    return expect(boxes, inverted, boxes, f"{function}: {rule}")

@@ -13,7 +13,8 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss._checks import check_mask, describe, fail
-from vis4d_jax_loss.reducer import LossReducer, identity_loss, reduce_loss
+from vis4d_jax_loss._reduce_loss import reduce_loss
+from vis4d_jax_loss.reducer import LossReducer, identity_loss
 
 # From Flax 0.12 on, an nnx.Module is a pytree. Before, each loss registers itself.
 _MODULES_ARE_PYTREES = issubclass(nnx.Module, getattr(nnx, "Pytree", ()))

@@ -4,6 +4,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+# Sides are scaled before they are multiplied. In float32, areas are then finite for sides up to
+# 1e24, and not 0 for sides down to 1e-14. A power of 2 is exact.
+_SCALE = 2.0**-16
+
 
 @jax.custom_jvp
 def paired_iou(boxes1: jax.Array, boxes2: jax.Array) -> jax.Array:
@@ -32,16 +36,17 @@ def _iou_gradient(boxes1: jax.Array, boxes2: jax.Array) -> jax.Array:
     """
     own, other = _corners(boxes1), _corners(boxes2)
     own_sides, shared_sides, shared, union = _areas(own, other)
-    reciprocal = jnp.where(shared > 0, 1 / jnp.where(shared > 0, union, 1), 0)
-    iou = shared * reciprocal
+    divisor = jnp.where(shared > 0, union, 1)
+    iou = shared / divisor
     outward = 2 * lax.broadcasted_iota(own.dtype, own.shape, own.ndim - 2) - 1  # low -1, high 1
     # S changes only with the corner that limits it. At a tie each box gets half of the gradient, as
     # in torch, so that identical boxes have zero gradient.
     limiting = 0.5 * outward + 0.5 * jnp.sign(other - own)
     d_shared, d_own = (jnp.flip(sides, axis=-1) for sides in (shared_sides, own_sides))
-    by_shared, by_own = reciprocal * (1 + iou), reciprocal * iou
-    gradient = by_shared * limiting * d_shared - by_own * outward * d_own
-    return gradient.reshape(boxes1.shape)
+    # For identical boxes the difference is exactly 0.
+    gradient = (1 + iou) * limiting * d_shared - iou * outward * d_own
+    reciprocal = jnp.where(shared > 0, _SCALE / divisor, 0)
+    return (reciprocal * gradient).reshape(boxes1.shape)
 
 
 def _corners(boxes: jax.Array) -> jax.Array:
@@ -50,12 +55,12 @@ def _corners(boxes: jax.Array) -> jax.Array:
 
 
 def _areas(corners1: jax.Array, corners2: jax.Array) -> tuple[jax.Array, ...]:
-    """Sides of the first boxes and of the overlap, shared area, area of the union."""
+    """Sides of the first boxes and of the overlap, shared area, area of the union, all scaled."""
     (low1, high1), (low2, high2) = (jnp.split(c, 2, axis=-2) for c in (corners1, corners2))
-    sides = high1 - low1
-    shared_sides = jnp.minimum(high1, high2) - jnp.maximum(low1, low2)
+    sides1, sides2 = _SCALE * (high1 - low1), _SCALE * (high2 - low2)
+    shared_sides = _SCALE * (jnp.minimum(high1, high2) - jnp.maximum(low1, low2))
     shared = _area(shared_sides)
-    return sides, shared_sides, shared, _area(sides) + _area(high2 - low2) - shared
+    return sides1, shared_sides, shared, _area(sides1) + _area(sides2) - shared
 
 
 def _area(sides: jax.Array) -> jax.Array:

@@ -1,9 +1,9 @@
 """Reducers turn many losses into the value that is optimised."""
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Hashable
-from typing import Any, Protocol
+import math
+from collections.abc import Callable, Hashable, Sequence
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,9 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _numerics
-from vis4d_jax_loss._checks import check_element_weight, check_mask, describe, fail
+from vis4d_jax_loss._checks import check_element_weight, check_mask
 from vis4d_jax_loss._numerics import expand_mask, fill_masked, safe_divide
+from vis4d_jax_loss._value_checks import expect_finite
 
 #: Name of a mesh axis of ``shard_map``, or a tuple of names.
 AxisName = Hashable | tuple[Hashable, ...]
@@ -59,7 +60,11 @@ def identity_loss(
 
 
 def sum_loss(
-    loss: ArrayLike, *, where: ArrayLike | None = None, axis_name: AxisName | None = None
+    loss: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    axis: int | Sequence[int] | None = None,
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     r"""Sum the losses, in float32 or better.
 
@@ -70,21 +75,26 @@ def sum_loss(
     Args:
         loss: Losses of any shape.
         where: Mask of valid elements over the leading axes of ``loss``.
+        axis: Axis or axes of ``loss`` to sum over; by default all.
         axis_name: Mesh axis (or axes) of a ``shard_map`` to sum over as well.
 
     Returns:
-        A scalar.
+        A scalar, or the axes of ``loss`` that are left.
 
     Example:
         >>> print(sum_loss(jnp.array([1.0, 2.0]), where=jnp.array([True, False])))
         1.0
     """
     losses = _numerics.to_float(identity_loss(loss, where=where))
-    return psum_over(jnp.sum(losses), axis_name)
+    return psum_over(jnp.sum(losses, _axes(axis, losses.ndim)), axis_name)
 
 
 def mean_loss(
-    loss: ArrayLike, *, where: ArrayLike | None = None, axis_name: AxisName | None = None
+    loss: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    axis: int | Sequence[int] | None = None,
+    axis_name: AxisName | None = None,
 ) -> jax.Array:
     r"""Average the valid losses, in float32 or better; 0 if everything is masked.
 
@@ -95,20 +105,28 @@ def mean_loss(
     Args:
         loss: Losses of any shape.
         where: Mask of valid elements over the leading axes of ``loss``.
+        axis: Axis or axes of ``loss`` to average over; by default all. With
+            ``functools.partial(mean_loss, axis=1)`` as reducer there is one loss per row.
         axis_name: Mesh axis (or axes) of a ``shard_map``. Sum and count are added over it before
             dividing, so that uneven shards give the global mean and not the mean of means.
 
     Returns:
-        A scalar.
+        A scalar, or the axes of ``loss`` that are left. It is 0 where everything is masked.
 
     Example:
-        >>> print(mean_loss(jnp.array([1.0, 2.0, 9.0]), where=jnp.array([True, True, False])))
-        1.5
+        >>> loss, where = jnp.array([[1.0, 2.0], [9.0, 9.0]]), jnp.array([True, False])
+        >>> print(mean_loss(loss, where=where), mean_loss(loss, where=where, axis=1))
+        1.5 [1.5 0. ]
     """
     loss, where = _expanded("mean_loss", loss, where)
-    total = sum_loss(loss, where=where, axis_name=axis_name)
-    count = jnp.asarray(loss.size, jnp.int32) if where is None else _numerics.count_true(where)
-    return safe_divide(total, psum_over(count, axis_name).astype(total.dtype))
+    total = sum_loss(loss, where=where, axis=axis, axis_name=axis_name)
+    # The count is a float: as int32 it would wrap at 2**31 elements, on one device or over many.
+    axes = _axes(axis, loss.ndim)
+    if where is None:
+        count = jnp.asarray(math.prod(loss.shape[i] for i in axes), total.dtype)
+    else:
+        count = _numerics.count_true(where, total.dtype, axes)
+    return safe_divide(total, psum_over(count, axis_name))
 
 
 @jax.tree_util.register_dataclass
@@ -152,10 +170,12 @@ class SumWeightedLoss:
     def __call__(self, loss: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
         """Reduce the losses; ``where`` is a mask over their leading axes."""
         loss, where = _expanded("SumWeightedLoss", loss, where)
-        weight, avg_factor = jnp.asarray(self.weight), jnp.asarray(self.avg_factor)
+        weight, avg_factor = _numerics.as_array(self.weight), _numerics.as_array(self.avg_factor)
         check_element_weight("SumWeightedLoss", weight, avg_factor, loss)
-        loss, weight, avg_factor = _numerics.to_common_float(loss, weight, avg_factor)
         weight = fill_masked(jnp.broadcast_to(weight, loss.shape), where)
+        loss, weight, avg_factor = _numerics.to_common_float(loss, weight, avg_factor)
+        weight = expect_finite("SumWeightedLoss", "weight", weight)
+        avg_factor = expect_finite("SumWeightedLoss", "avg_factor", avg_factor)
         total = sum_loss(fill_masked(loss, where) * weight, axis_name=self.axis_name)
         return safe_divide(total, psum_over(avg_factor, self.axis_name))
 
@@ -187,59 +207,21 @@ class OverAxis:
         return self.reducer(loss, where=where, axis_name=self.axis_name)
 
 
-def reduce_loss(
-    reducer: LossReducer,
-    loss: jax.Array,
-    where: jax.Array | None = None,
-    *,
-    optional: bool = False,
-) -> jax.Array:
-    """Apply any reducer to a loss under a mask that covers its leading axes.
-
-    A mask that the caller gave must be respected. An ``optional`` mask follows from the data alone:
-    a reducer that takes no mask may ignore it.
-    """
-    reduce: Any = reducer
-    parameters = parameters_of(reducer) or {}
-    any_keyword = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    takes_where = "where" in parameters or any_keyword
-    numpy_style = takes_where and "axis" in parameters
-    if numpy_style and where is None and not loss.size:
-        where = jnp.full(loss.shape, True)
-    if where is None or (optional and not takes_where):
-        return jnp.asarray(reduce(loss))
-    if not takes_where:
-        got = describe(reducer=getattr(reducer, "__name__", type(reducer).__name__))
-        remedy = "Use mean_loss, sum_loss or jnp.mean, or add a keyword where=None to yours."
-        rule = "a reducer must accept where= when elements are masked"
-        fail(TypeError, "reducer", rule, got, remedy)
-    where = expand_mask(where, loss.shape)
-    loss = fill_masked(loss, where)
-    if numpy_style:
-        # jnp.mean under an empty mask is NaN: return 0. Our own reducers return 0 themselves, and
-        # may count the elements of other shards, so they do not come here.
-        any_valid = jnp.any(where)
-        return jnp.where(any_valid, reduce(loss, where=where | ~any_valid), 0)
-    return jnp.asarray(reduce(loss, where=where))
-
-
-def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
-    """The parameters of a callable by name; None for some written in C, which have no signature."""
-    try:
-        return dict(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return None
-
-
 def psum_over(x: jax.Array, axis_name: AxisName | None) -> jax.Array:
     """Add over the shards of a mesh axis; without an axis, return ``x``."""
     return x if axis_name is None else lax.psum(x, axis_name)
+
+
+def _axes(axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
+    """The axes to reduce, counted from the first."""
+    axes = range(ndim) if axis is None else [axis] if isinstance(axis, int) else axis
+    return tuple(i % ndim for i in axes)
 
 
 def _expanded(
     function: str, loss: ArrayLike, where: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array | None]:
     """The losses as an array, and the mask with the same shape."""
-    loss = jnp.asarray(loss)
+    loss = _numerics.as_array(loss)
     where = check_mask(function, where, loss.shape)
     return loss, None if where is None else expand_mask(where, loss.shape)

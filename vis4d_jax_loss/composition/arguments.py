@@ -14,9 +14,9 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss._checks import check_mask
 from vis4d_jax_loss._numerics import expand_mask
+from vis4d_jax_loss._reduce_loss import parameters_of
 from vis4d_jax_loss.composition import errors
 from vis4d_jax_loss.composition.paths import InputPath, find
-from vis4d_jax_loss.reducer import parameters_of
 
 
 class Call(NamedTuple):

@@ -10,6 +10,7 @@ from flax.core import FrozenDict
 from jax.tree_util import GetAttrKey
 
 from vis4d_jax_loss._numerics import to_float
+from vis4d_jax_loss._reduce_loss import parameters_of
 from vis4d_jax_loss.composition import errors
 from vis4d_jax_loss.composition.arguments import (
     Call,
@@ -29,7 +30,6 @@ from vis4d_jax_loss.composition.weights import (
     weights_by_path,
     which_are_arrays,
 )
-from vis4d_jax_loss.reducer import parameters_of
 
 
 class Entry(NamedTuple):

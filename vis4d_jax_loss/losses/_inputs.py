@@ -3,6 +3,8 @@
 There is one function per family of losses.
 """
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -18,26 +20,33 @@ from vis4d_jax_loss._checks import (
     holds,
     shapes_of,
 )
-from vis4d_jax_loss._numerics import fill_masked, to_common_float
+from vis4d_jax_loss._numerics import (
+    as_array,
+    fill_masked,
+    integer_difference,
+    is_integer,
+    to_common_float,
+)
 
 
 def read_elements(
     function: str, pred: ArrayLike, target: ArrayLike, where: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Predictions, targets of the same shape and a mask; padding is replaced by 0."""
-    pred, target = jnp.asarray(pred), jnp.asarray(target)
+    pred, target = as_array(pred), as_array(target)
     check_numeric(function, pred=pred, target=target)
     check_same_shape(function, pred=pred, target=target)
     mask = check_mask(function, where, pred.shape)
     pred, target = fill_masked(pred, mask), fill_masked(target, mask)
-    return _value_checks.expect_finite(function, "pred", pred), target, mask
+    pred = _value_checks.expect_finite(function, "pred", pred)
+    return pred, _value_checks.expect_finite(function, "target", target), mask
 
 
 def read_boxes(
     function: str, pred: ArrayLike, target: ArrayLike, where: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Predicted and target boxes in float32 and a mask of boxes; padding is replaced by 0."""
-    pred, target = jnp.asarray(pred), jnp.asarray(target)
+    pred, target = as_array(pred), as_array(target)
     check_numeric(function, pred=pred, target=target)
     check_same_shape(function, pred=pred, target=target)
     if not holds(chex.assert_shape, pred, (..., 4)):
@@ -47,8 +56,13 @@ def read_boxes(
     mask = check_mask(function, where, pred.shape[:-1])
     pred, target = fill_masked(pred, mask), fill_masked(target, mask)
     pred = _value_checks.expect_finite(function, "pred", pred)
+    target = _value_checks.expect_finite(function, "target", target)
     pred = _value_checks.expect_ordered_boxes(function, "pred", pred)
     target = _value_checks.expect_ordered_boxes(function, "target", target)
+    if is_integer(pred) and is_integer(target):
+        # Only differences matter. Subtract a corner first: float32 would round large coordinates.
+        corner = jnp.concatenate([pred[..., :2], pred[..., :2]], axis=-1)
+        pred, target = integer_difference(pred, corner), integer_difference(target, corner)
     pred, target = to_common_float(pred, target)
     return pred, target, mask
 
@@ -57,7 +71,7 @@ def read_pairs(
     function: str, pred: ArrayLike, target: ArrayLike, where: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Similarities, pair targets and a mask. The loss replaces all pairs that take no part."""
-    pred, target = jnp.asarray(pred), jnp.asarray(target)
+    pred, target = as_array(pred), as_array(target)
     check_numeric(function, pred=pred)
     check_label_dtype(function, target=target)
     check_same_shape(function, pred=pred, target=target)
@@ -65,7 +79,7 @@ def read_pairs(
 
 
 def check_logits(
-    function: str, output: jax.Array, target: jax.Array, class_axis: int, *, crop: bool = False
+    function: str, output: jax.Array, target: Any, class_axis: int, *, crop: bool = False
 ) -> None:
     """Check logits against labels: without the class axis their shapes are equal.
 
@@ -73,19 +87,34 @@ def check_logits(
     """
     check_numeric(function, output=output)
     check_label_dtype(function, target=target)
-    rule = "output without its class axis must have the shape of target"
     remedy = (
         f"Logits have one axis more than labels: the classes, here class_axis={class_axis}; "
         "use class_axis=1 for the layout [N, C, H, W]."
     )
+    if output.shape == target.shape:
+        remedy = "For one-hot targets pass the labels, target.argmax(-1)."
+    rule = "output without its class axis must have the shape of target"
     if crop:
         rule = "output without its class axis must be at least as large as target [..., H, W]"
         remedy += " Enlarge smaller logits first, with jax.image.resize."
+    got = shapes_of(output=output, target=target)
     if not _logits_fit(output, target, class_axis, crop):
-        fail(ValueError, function, rule, shapes_of(output=output, target=target), remedy)
+        fail(ValueError, function, rule, got, remedy)
+    if crop and _looks_channels_first(output, target, class_axis):
+        rule = "output must have its classes on class_axis"
+        remedy = (
+            "It looks like [N, C, H, W]: pass class_axis=1. Otherwise cut output to size first."
+        )
+        fail(ValueError, function, rule, f"{got} with class_axis={class_axis}", remedy)
 
 
-def _logits_fit(output: jax.Array, target: jax.Array, class_axis: int, crop: bool) -> bool:
+def _looks_channels_first(output: jax.Array, target: Any, class_axis: int) -> bool:
+    """Whether the last two axes are exactly the pixels, although the classes should be last."""
+    last = class_axis % output.ndim == output.ndim - 1
+    return last and output.shape[-2:] == target.shape[-2:] != output.shape[-3:-1]
+
+
+def _logits_fit(output: jax.Array, target: Any, class_axis: int, crop: bool) -> bool:
     if output.ndim != target.ndim + 1 or not -output.ndim <= class_axis < output.ndim:
         return False
     shape = tuple(n for i, n in enumerate(output.shape) if i != class_axis % output.ndim)

@@ -31,7 +31,7 @@ def pair_masks(function: str, target: jax.Array, where: jax.Array | None) -> Pai
     if where is not None:
         where = expand_mask(where, target.shape)
         positive, negative, unknown = positive & where, negative & where, unknown & where
-    positive = _value_checks.expect_pair_targets(function, positive, unknown)
+    positive = _value_checks.expect_pair_targets(function, positive, unknown, target)
     return Pairs(positive, negative, unknown)
 
 

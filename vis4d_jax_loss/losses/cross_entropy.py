@@ -12,19 +12,28 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_mask, fail, holds, shapes_of
-from vis4d_jax_loss._numerics import expand_mask, to_float
+from vis4d_jax_loss._numerics import as_array, to_float
+from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import check_logits
-from vis4d_jax_loss.reducer import LossReducer, identity_loss, mean_loss, reduce_loss
+from vis4d_jax_loss.losses._labels import (
+    FROM_MODULE,
+    IgnoreIndex,
+    ignored_labels,
+    labels_as_array,
+    read_labels,
+)
+from vis4d_jax_loss.reducer import LossReducer, identity_loss, mean_loss
 
-_NO_LABEL = -(2**30)  # replaces labels that int32 cannot hold, such as NaN, infinity and 1e30
+_NO_LABEL = -1  # of elements that are skipped, or whose label is invalid
 
 
+@jax.named_scope("cross_entropy")
 def cross_entropy(
     output: ArrayLike,
     target: ArrayLike,
     class_weights: ArrayLike | Sequence[float] | None = None,
-    ignore_index: int = 255,
+    ignore_index: IgnoreIndex = 255,
     *,
     class_axis: int = -1,
     reducer: LossReducer = identity_loss,
@@ -43,12 +52,14 @@ def cross_entropy(
     Args:
         output: Logits ``[..., C]``, or with the classes on ``class_axis``. Half precision is
             computed in float32. Logits of ignored and masked elements may contain anything.
-        target: Labels ``[...]`` from 0 to C - 1, or ``ignore_index``, of any numeric dtype; floats
-            are truncated. Any other label makes the loss NaN, and is reported under ``checkify``.
+        target: Labels ``[...]`` from 0 to C - 1, or ``ignore_index``, of any numeric dtype. Floats
+            are truncated, as in vis4d. Any other label makes the loss NaN. Both are reported under
+            ``checkify``.
         class_weights: Weight of each class, ``[C]``. They do not change the divisor of a mean.
-        ignore_index: Label whose loss and gradient are 0.
+        ignore_index: Label whose loss and gradient are 0; a tuple of several, or None for no label.
+            With more than 255 classes, the default ignores a class, and warns.
         class_axis: Axis of the classes in ``output``: -1 for ``[N, H, W, C]``, 1 for
-            ``[N, C, H, W]``. Both are equally fast.
+            ``[N, C, H, W]``.
         reducer: Maps the losses to the result, e.g. ``mean_loss`` or ``jnp.mean``.
         where: Mask of valid elements over the leading axes of ``target``. Padding may contain
             anything, NaN included.
@@ -67,30 +78,25 @@ def cross_entropy(
         [0.5 1. ]
     """
     name = "cross_entropy"
-    output, target = jnp.asarray(output), jnp.asarray(target)
+    output, target = as_array(output), labels_as_array(target)
     check_logits(name, output, target, class_axis)
     mask = check_mask(name, where, target.shape)
     axis = class_axis % output.ndim
     num_classes = output.shape[axis]
 
-    # Sort the elements: ignored and masked ones, invalid labels, and the rest.
-    labels = _as_int32(target)
-    ignored = labels == ignore_index
-    if mask is not None:
-        ignored |= ~expand_mask(mask, labels.shape)
-    invalid = ~ignored & ((labels < 0) | (labels >= num_classes))
-    labels = _value_checks.expect_labels(name, labels, invalid, num_classes)
+    # Labels: which elements have one, and which labels are invalid.
+    labels = read_labels(name, target, ignore_index, num_classes, mask)
+    has_label = ~(labels.skipped | labels.invalid)
 
-    # Without a label, an element's gradient is 0, whatever its logits.
-    logits = to_float(output)
-    counted = ~lax.expand_dims(ignored, [axis])
-    logits = _value_checks.expect_finite(name, "output", logits, counted)
-    loss = _negative_log_prob(logits, jnp.where(ignored | invalid, _NO_LABEL, labels), axis)
+    # Replace the logits of skipped elements. Without a label, the gradient of an element is 0.
+    output = jnp.where(lax.expand_dims(labels.skipped, [axis]), 0, output)
+    logits = _value_checks.expect_finite_or_off(name, "output", to_float(output))
+    loss = _negative_log_prob(logits, jnp.where(has_label, labels.value, _NO_LABEL), axis)
     if class_weights is not None:
-        loss *= _weight_of_label(class_weights, labels, output.shape, axis, loss.dtype)
+        loss *= _weight_of_label(class_weights, labels.value, output.shape, axis, loss.dtype)
 
-    # An invalid label gives NaN, never a plausible number.
-    loss = jnp.where(ignored, 0, jnp.where(invalid, jnp.nan, loss))
+    # An invalid label gives NaN, so that the mistake is visible.
+    loss = jnp.where(labels.skipped, 0, jnp.where(labels.invalid, jnp.nan, loss))
     return reduce_loss(reducer, loss, mask)
 
 
@@ -107,6 +113,7 @@ def _weight_of_label(
         rule = f"class_weights must hold one weight for each of the {shape[axis]} classes"
         remedy = "The classes are counted along class_axis of output."
         fail(ValueError, "cross_entropy", rule, shapes_of(class_weights=weights), remedy)
+    weights = _value_checks.expect_finite("cross_entropy", "class_weights", weights)
     weights = weights.reshape([n if i == axis else 1 for i, n in enumerate(shape)])
     return jnp.sum(jnp.where(_is_label(labels, shape, axis), weights, 0), axis=axis)
 
@@ -126,7 +133,8 @@ def _negative_log_prob_jvp(axis, primals, tangents):
     shift, log_total, _ = _log_sum_exp_and_label(logits, labels, axis)
     shift, log_total, skipped = (lax.expand_dims(x, [axis]) for x in (shift, log_total, labels < 0))
     probs = jnp.exp(logits - shift) * jnp.exp(-log_total)
-    gradient = jnp.where(skipped, 0, probs - _is_label(labels, logits.shape, axis))
+    hit = _is_label(labels, logits.shape, axis)
+    gradient = jnp.where(skipped, 0, probs - hit.astype(probs.dtype))
     return _negative_log_prob(logits, labels, axis), jnp.sum(gradient * change, axis=axis)
 
 
@@ -170,17 +178,6 @@ def _is_sharded(x: jax.Array, axis: int) -> bool:
     return jax.typeof(x).sharding.spec[axis] is not None
 
 
-def _as_int32(target: jax.Array) -> jax.Array:
-    """Labels as int32; a value that is not a label never becomes one."""
-    if jnp.issubdtype(target.dtype, jnp.floating):
-        target = to_float(target)
-        target = jnp.where(jnp.abs(target) < -_NO_LABEL, jnp.trunc(target), _NO_LABEL)
-    elif target.dtype.itemsize >= 4:
-        low = 0 if jnp.issubdtype(target.dtype, jnp.unsignedinteger) else _NO_LABEL
-        target = jnp.clip(target, low, -_NO_LABEL)
-    return target.astype(jnp.int32)
-
-
 class CrossEntropyLoss(Loss):
     """:func:`cross_entropy` as a module; by default the mean, which counts ignored elements.
 
@@ -189,6 +186,7 @@ class CrossEntropyLoss(Loss):
         class_weights: Weight of each class, ``[C]``.
         class_axis: Axis of the classes in ``output``: -1 for ``[N, H, W, C]``, 1 for
             ``[N, C, H, W]``.
+        ignore_index: Label whose loss and gradient are 0; a tuple of several, or None for no label.
 
     Example:
         >>> loss = CrossEntropyLoss(class_weights=[1.0, 3.0])
@@ -199,13 +197,18 @@ class CrossEntropyLoss(Loss):
     reducer: LossReducer = mean_loss
     class_weights: Sequence[float] | None = None
     class_axis: int = dataclasses.field(default=-1, kw_only=True)
+    ignore_index: IgnoreIndex = dataclasses.field(default=255, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ignored_labels(type(self).__name__, self.ignore_index)
 
     def __call__(
         self,
         output: ArrayLike,
         target: ArrayLike,
         reducer: LossReducer | None = None,
-        ignore_index: int = 255,
+        ignore_index: IgnoreIndex = FROM_MODULE,
         *,
         where: ArrayLike | None = None,
     ) -> jax.Array:
@@ -215,7 +218,7 @@ class CrossEntropyLoss(Loss):
             output: Logits ``[..., C]``, or with the classes on ``class_axis``.
             target: Labels ``[...]`` from 0 to C - 1, or ``ignore_index``.
             reducer: Used in this call instead of the module's own.
-            ignore_index: Label whose loss and gradient are 0.
+            ignore_index: Used in this call instead of the module's own.
             where: Mask of valid elements over the leading axes of ``target``. Padding may contain
                 anything, NaN included.
 
@@ -226,7 +229,7 @@ class CrossEntropyLoss(Loss):
             output,
             target,
             self.class_weights,
-            ignore_index,
+            self.ignore_index if ignore_index is FROM_MODULE else ignore_index,
             class_axis=self.class_axis,
             reducer=self._reducer_for_call(reducer),
             where=where,

@@ -10,21 +10,16 @@ from jax.typing import ArrayLike
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_numeric, check_same_shape, fail
 from vis4d_jax_loss._numerics import clamp, count_true, expand_mask, fill_masked, to_common_float
+from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import read_pairs
 from vis4d_jax_loss.losses._pairs import negatives_to_keep, pair_masks
 from vis4d_jax_loss.losses.common import l2_loss
 from vis4d_jax_loss.mining import random_k_mask, top_k_mask
-from vis4d_jax_loss.reducer import (
-    AxisName,
-    LossReducer,
-    SumWeightedLoss,
-    identity_loss,
-    psum_over,
-    reduce_loss,
-)
+from vis4d_jax_loss.reducer import AxisName, LossReducer, SumWeightedLoss, identity_loss, psum_over
 
 
+@jax.named_scope("embedding_distance_loss")
 def embedding_distance_loss(
     pred: ArrayLike,
     target: ArrayLike,

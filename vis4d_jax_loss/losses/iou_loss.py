@@ -7,21 +7,23 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss._checks import fail
+from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.box import paired_iou
 from vis4d_jax_loss.losses._inputs import read_boxes
-from vis4d_jax_loss.reducer import LossReducer, identity_loss, reduce_loss
+from vis4d_jax_loss.reducer import LossReducer, identity_loss
 
 #: How :func:`iou_loss` turns the overlap into a loss.
 IoUMode = Literal["linear", "square", "log"]
 
 
+@jax.named_scope("iou_loss")
 def iou_loss(
     pred: ArrayLike,
     target: ArrayLike,
     reducer: LossReducer = identity_loss,
     mode: IoUMode = "log",
-    eps: float = 1e-6,
+    eps: float | jax.Array = 1e-6,
     *,
     where: ArrayLike | None = None,
 ) -> jax.Array:
@@ -66,7 +68,8 @@ def iou_loss(
     iou = paired_iou(pred, target)
     # An eps below the smallest float32 would round to 0. At eps itself the whole gradient passes,
     # as in torch's clamp (jnp.maximum would halve it), and NaN stays NaN.
-    eps = max(eps, float(jnp.finfo(iou.dtype).tiny))
+    tiny = float(jnp.finfo(iou.dtype).tiny)
+    eps = jnp.maximum(eps, tiny) if isinstance(eps, jax.Array) else max(float(eps), tiny)
     iou = jnp.where(iou < eps, eps, iou)
 
     match mode:
@@ -75,7 +78,7 @@ def iou_loss(
         case "square":
             loss = 1 - jnp.square(iou)
         case "log":
-            loss = -jnp.log(iou)
+            loss = 0 - jnp.log(iou)  # -jnp.log(1) would be -0
     return reduce_loss(reducer, loss, mask)
 
 

@@ -10,17 +10,19 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss._checks import describe, fail
 from vis4d_jax_loss.base import Loss
+from vis4d_jax_loss.losses._labels import FROM_MODULE, IgnoreIndex, ignored_labels
 from vis4d_jax_loss.losses.seg_cross_entropy_loss import seg_cross_entropy_loss
 from vis4d_jax_loss.reducer import LossReducer, mean_loss
 
 
+@jax.named_scope("multi_level_seg_loss")
 def multi_level_seg_loss(
     outputs: Sequence[ArrayLike],
     target: ArrayLike,
     reducer: LossReducer = mean_loss,
     feature_idx: Sequence[int] = (0,),
     weights: Sequence[ArrayLike] | None = None,
-    ignore_index: int = 255,
+    ignore_index: IgnoreIndex = 255,
     *,
     class_axis: int = -1,
     where: ArrayLike | None = None,
@@ -42,7 +44,7 @@ def multi_level_seg_loss(
         reducer: Maps the losses of one level to the result, e.g. ``mean_loss`` or ``jnp.mean``.
         feature_idx: Indices of the levels to use; negative ones count from the end.
         weights: Weight of each of these levels; 1 by default.
-        ignore_index: Label whose loss and gradient are 0.
+        ignore_index: Label whose loss and gradient are 0; a tuple of several, or None for no label.
         class_axis: Axis of the classes in the outputs.
         where: Mask of valid images ``[N]`` or pixels ``[N, H, W]``. Padding may contain anything,
             NaN included.
@@ -71,8 +73,16 @@ def multi_level_seg_loss(
         loss = seg_cross_entropy_loss(
             outputs[index], target, reducer, ignore_index, class_axis=class_axis, where=where
         )
-        losses[f"loss_seg_level{index}"] = jnp.multiply(weight, loss)
+        losses[f"loss_seg_level{index}"] = _weighted(name, weight, loss)
     return losses
+
+
+def _weighted(function: str, weight: ArrayLike, loss: jax.Array) -> jax.Array:
+    if jnp.ndim(weight):
+        rule = "the weight of a level must be a scalar"
+        remedy = "Weights of elements belong in SumWeightedLoss."
+        fail(ValueError, function, rule, f"a weight {jnp.shape(weight)}", remedy)
+    return jnp.asarray(weight, loss.dtype) * loss
 
 
 def _check_weights(function: str, weights: Sequence[Any], feature_idx: Sequence[int]) -> None:
@@ -83,11 +93,11 @@ def _check_weights(function: str, weights: Sequence[Any], feature_idx: Sequence[
 
 def _check_levels(function: str, feature_idx: Sequence[int], num_levels: int) -> None:
     got = f"feature_idx {tuple(feature_idx)} and outputs of {num_levels} levels"
-    if len(set(feature_idx)) != len(feature_idx):
-        remedy = "A repeated level would overwrite its own key."
-        fail(ValueError, function, "feature_idx must not repeat a level", got, remedy)
     if any(not -num_levels <= i < num_levels for i in feature_idx):
         fail(ValueError, function, "feature_idx must name levels of outputs", got)
+    if len({i % num_levels for i in feature_idx}) != len(feature_idx):
+        remedy = "Each level has one loss; negative indices count from the end."
+        fail(ValueError, function, "feature_idx must not repeat a level", got, remedy)
 
 
 class MultiLevelSegLoss(Loss):
@@ -98,6 +108,7 @@ class MultiLevelSegLoss(Loss):
         feature_idx: Indices of the levels to use; negative ones count from the end.
         weights: Weight of each of these levels; 1 by default.
         class_axis: Axis of the classes in the outputs.
+        ignore_index: Label whose loss and gradient are 0; a tuple of several, or None for no label.
 
     Example:
         >>> loss = MultiLevelSegLoss(feature_idx=[1], weights=[0.5])
@@ -110,9 +121,11 @@ class MultiLevelSegLoss(Loss):
     feature_idx: Sequence[int] = (0,)
     weights: Sequence[float] | None = None
     class_axis: int = dataclasses.field(default=-1, kw_only=True)
+    ignore_index: IgnoreIndex = dataclasses.field(default=255, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        ignored_labels(type(self).__name__, self.ignore_index)
         if self.weights is not None:
             _check_weights("MultiLevelSegLoss", self.weights, self.feature_idx)
 
@@ -120,7 +133,7 @@ class MultiLevelSegLoss(Loss):
         self,
         outputs: Sequence[ArrayLike],
         target: ArrayLike,
-        ignore_index: int = 255,
+        ignore_index: IgnoreIndex = FROM_MODULE,
         *,
         reducer: LossReducer | None = None,
         where: ArrayLike | None = None,
@@ -131,7 +144,7 @@ class MultiLevelSegLoss(Loss):
             outputs: Logits of the levels, each ``[..., H', W', C]``, at least as large as
                 ``target``.
             target: Labels ``[..., H, W]`` from 0 to C - 1, or ``ignore_index``.
-            ignore_index: Label whose loss and gradient are 0.
+            ignore_index: Used in this call instead of the module's own.
             reducer: Used in this call instead of the module's own.
             where: Mask of valid images ``[N]`` or pixels ``[N, H, W]``. Padding may contain
                 anything, NaN included.
@@ -145,7 +158,7 @@ class MultiLevelSegLoss(Loss):
             self._reducer_for_call(reducer),
             self.feature_idx,
             self.weights,
-            ignore_index,
+            self.ignore_index if ignore_index is FROM_MODULE else ignore_index,
             class_axis=self.class_axis,
             where=where,
         )

@@ -8,19 +8,15 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_rank
-from vis4d_jax_loss._numerics import fill_masked, to_float
+from vis4d_jax_loss._numerics import fill_masked, safe_divide, to_float
+from vis4d_jax_loss._reduce_loss import reduce_loss, reduce_scalar
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import read_pairs
 from vis4d_jax_loss.losses._pairs import pair_masks
-from vis4d_jax_loss.reducer import (
-    AxisName,
-    LossReducer,
-    SumWeightedLoss,
-    identity_loss,
-    reduce_loss,
-)
+from vis4d_jax_loss.reducer import AxisName, LossReducer, SumWeightedLoss, identity_loss
 
 
+@jax.named_scope("multi_pos_cross_entropy")
 def multi_pos_cross_entropy(
     pred: ArrayLike,
     target: ArrayLike,
@@ -74,11 +70,9 @@ def multi_pos_cross_entropy(
     pairs = pair_masks(name, target, mask)
     valid = pairs.positive | pairs.negative
     pred = to_float(fill_masked(pred, valid))
-    pred = _value_checks.expect_finite(name, "pred", pred)
+    pred = _value_checks.expect_finite_or_off(name, "pred", pred)
 
-    negatives = jax.nn.logsumexp(pred, axis=-1, where=pairs.negative)
-    positives = jax.nn.logsumexp(-pred, axis=-1, where=pairs.positive)
-    loss = jax.nn.softplus(negatives + positives)
+    loss = jax.nn.softplus(_log_sum_of_ratios(pred, pairs.positive, pairs.negative))
 
     # A target without a meaning gives NaN, never a plausible number.
     loss = jnp.where(jnp.any(pairs.unknown, axis=-1), jnp.nan, loss)
@@ -86,6 +80,66 @@ def multi_pos_cross_entropy(
     # Rows without a valid pair are not counted, if the reducer can leave rows out.
     counted = jnp.any(valid | pairs.unknown, axis=-1)
     return reduce_loss(reducer, loss, counted, optional=mask is None)
+
+
+# Every pair is in one of the two sums, so one exponential per pair is enough. The derivatives are
+# written out: in each order they contain the weights, which are finite, and no logarithm of 0.
+@jax.custom_jvp
+def _log_sum_of_ratios(pred: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Array:
+    """For each row, the logarithm of the double sum over negatives and positives.
+
+    It is the smallest number, not -inf, if the row has no positives or no negatives.
+    """
+    _, largest, sums = _exponentials(pred, positive, negative)
+    both_kinds = (sums[0] > 0) & (sums[1] > 0)
+    logs = [
+        x + jnp.log(jnp.where(both_kinds, total, 1)) for x, total in zip(largest, sums, strict=True)
+    ]
+    return jnp.where(both_kinds, logs[0] + logs[1], _limit(pred))
+
+
+@_log_sum_of_ratios.defjvp
+def _log_sum_of_ratios_jvp(primals, tangents):
+    (pred, positive, negative), (change, *_) = primals, tangents
+    weights = _weights(pred, positive, negative)
+    return _log_sum_of_ratios(*primals), jnp.sum(weights * change, axis=-1)
+
+
+@jax.custom_jvp
+def _weights(pred: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Array:
+    """Softmax over the negatives of a row, minus softmax over its positives; 0 elsewhere."""
+    exponentials, _, sums = _exponentials(pred, positive, negative)
+    of_negatives, of_positives = (safe_divide(1.0, total)[:, None] for total in sums)
+    return exponentials * jnp.where(positive, -of_positives, of_negatives)
+
+
+@_weights.defjvp
+def _weights_jvp(primals, tangents):
+    (pred, positive, negative), (change, *_) = primals, tangents
+    weights = _weights(pred, positive, negative)
+    moved = weights * change
+    means = [jnp.sum(moved, axis=-1, where=kind, keepdims=True) for kind in (negative, positive)]
+    return weights, jnp.where(positive, -moved - weights * means[1], moved - weights * means[0])
+
+
+def _exponentials(
+    pred: jax.Array, positive: jax.Array, negative: jax.Array
+) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
+    """Exponentials relative to the largest of their kind, these largest numbers, and the sums.
+
+    Both lists hold negatives first. Similarities may be infinite.
+    """
+    x = jnp.clip(jnp.where(positive, -pred, pred), _limit(pred), -_limit(pred))
+    kinds = negative, positive
+    largest = [jnp.max(x, axis=-1, where=kind, initial=_limit(pred)) for kind in kinds]
+    shift = jnp.where(positive, largest[1][:, None], largest[0][:, None])
+    exponentials = jnp.where(positive | negative, jnp.exp(jnp.minimum(x - shift, 0)), 0)
+    return exponentials, largest, [jnp.sum(exponentials, axis=-1, where=kind) for kind in kinds]
+
+
+def _limit(x: jax.Array) -> float:
+    """A lower limit whose double is still a finite number."""
+    return float(jnp.finfo(x.dtype).min) / 2
 
 
 class MultiPosCrossEntropyLoss(Loss):
@@ -132,4 +186,4 @@ class MultiPosCrossEntropyLoss(Loss):
         """
         weighted = SumWeightedLoss(weight, avg_factor, axis_name=self.axis_name)
         loss = multi_pos_cross_entropy(pred, target, weighted, where=where)
-        return reduce_loss(self._reducer_for_call(reducer), loss)
+        return reduce_scalar(type(self).__name__, self._reducer_for_call(reducer), loss)

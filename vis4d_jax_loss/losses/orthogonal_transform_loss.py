@@ -6,15 +6,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_mask, check_numeric, check_rank, fail
-from vis4d_jax_loss._numerics import fill_masked, safe_divide, to_float
+from vis4d_jax_loss._numerics import as_array, fill_masked, safe_divide, to_float
+from vis4d_jax_loss._reduce_loss import reduce_scalar
 from vis4d_jax_loss.base import Loss
-from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss, mean_loss, reduce_loss
+from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss, mean_loss
+
+_LARGE = 2.0**40
 
 
+@jax.named_scope("orthogonal_transform_regularization_loss")
 def orthogonal_transform_regularization_loss(
     transforms: Sequence[ArrayLike],
     reducer: LossReducer = identity_loss,
@@ -58,20 +63,21 @@ def orthogonal_transform_regularization_loss(
     _check_list(name, transforms)
     total = jnp.zeros((), jnp.float32)
     for transform in transforms:
-        transform = jnp.asarray(transform)
+        transform = as_array(transform)
         check_numeric(name, transform=transform)
         check_rank(name, "[N, r, c]", transform=transform)
         mask = check_mask(name, where, transform.shape[:1])
         transform = to_float(fill_masked(transform, mask))
         transform = _value_checks.expect_finite(name, "transform", transform)
         total += mean_loss(_distances(transform), where=mask, axis_name=axis_name)
-    return reduce_loss(reducer, total)
+    return reduce_scalar(name, reducer, total)
 
 
 @jax.custom_jvp
 def _distances(x: jax.Array) -> jax.Array:
     """Distance of each transform from an orthogonal one."""
-    return jnp.linalg.norm(_excess(x), axis=(1, 2))
+    excess, unit = _scaled_excess(x)
+    return unit * jnp.linalg.norm(excess, axis=(1, 2))
 
 
 @_distances.defjvp
@@ -79,15 +85,24 @@ def _distances_jvp(primals, tangents):
     # The excess is symmetric, so the gradient needs one product of matrices; JAX would take two.
     # Where the norm is 0 it has no gradient: safe_divide makes it 0, as torch does.
     (x,), (change,) = primals, tangents
-    norms = _distances(x)
-    direction = _excess(x) * safe_divide(2.0, norms)[:, None, None]
+    excess, unit = _scaled_excess(x)
+    norms = jnp.linalg.norm(excess, axis=(1, 2))
+    direction = excess * safe_divide(2.0, norms)[:, None, None]
     gradient = jnp.matmul(direction, x, precision="highest")
-    return norms, jnp.sum(gradient * change, axis=(1, 2))
+    return unit * norms, jnp.sum(gradient * change, axis=(1, 2))
 
 
-def _excess(x: jax.Array) -> jax.Array:
-    """Each transform times its transpose, minus the identity."""
-    return jnp.matmul(x, x.mT, precision="highest") - jnp.eye(x.shape[1], dtype=x.dtype)[None]
+def _scaled_excess(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Each transform times its transpose, minus the identity, in a unit; and the unit.
+
+    The unit is 1, except for numbers so large that their squares would overflow in the norm.
+    """
+    excess = jnp.matmul(x, x.mT, precision="highest") - jnp.eye(x.shape[1], dtype=x.dtype)[None]
+    limit = float(jnp.finfo(x.dtype).max) / 16  # whose reciprocal is still a normal number
+    excess = jnp.clip(excess, -limit, limit)
+    largest = jnp.max(jnp.abs(excess), axis=(1, 2), initial=0)
+    unit = lax.stop_gradient(jnp.where(largest > _LARGE, largest, 1))
+    return excess / unit[:, None, None], unit
 
 
 def _check_list(function: str, transforms: Any) -> None:

@@ -15,13 +15,15 @@ from vis4d_jax_loss._checks import (
     fail,
     shapes_of,
 )
-from vis4d_jax_loss._numerics import expand_mask, fill_masked, to_common_float
+from vis4d_jax_loss._numerics import as_array, expand_mask, fill_masked, to_common_float
+from vis4d_jax_loss._reduce_loss import check_no_axis, parameters_of, reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._sine_cosine import sine_and_cosine
-from vis4d_jax_loss.losses.common import smooth_l1_loss
-from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss, mean_loss
+from vis4d_jax_loss.losses.smooth_l1_loss import smooth_l1_loss
+from vis4d_jax_loss.reducer import AxisName, LossReducer, OverAxis, identity_loss, mean_loss
 
 
+@jax.named_scope("rotation_loss")
 def rotation_loss(
     pred: ArrayLike,
     target_bin: ArrayLike,
@@ -55,8 +57,8 @@ def rotation_loss(
         reducer: Maps the residual losses of a bin to the result. It must accept ``where``, as
             ``mean_loss``, ``sum_loss`` and ``jnp.mean`` do, since most rows are not active.
         where: Mask of valid rows, ``[B]``. Padding may contain anything, NaN included.
-        axis_name: Mesh axis (or axes) of a ``shard_map`` for the mean of the cross-entropy. Use
-            ``OverAxis`` for the reducer.
+        axis_name: Mesh axis (or axes) of a ``shard_map`` over which the rows are sharded, for the
+            mean of the cross-entropy and for the reducer.
 
     Returns:
         A scalar, or one loss per row ``[B]`` if the reducer keeps the rows.
@@ -77,8 +79,8 @@ def rotation_loss(
         the bins follow CenterNet and vis4d.
     """
     name = "rotation_loss"
-    pred, target_res = jnp.asarray(pred), jnp.asarray(target_res)
-    target_bin = jnp.asarray(target_bin)
+    pred, target_res = as_array(pred), as_array(target_res)
+    target_bin = as_array(target_bin)
     check_positive(name, num_bins=num_bins)
     check_numeric(name, pred=pred, target_res=target_res)
     check_label_dtype(name, target_bin=target_bin)
@@ -86,25 +88,28 @@ def rotation_loss(
     mask = check_mask(name, where, pred.shape[:1])
 
     # Replace padding. Only active bins have a residual, so other angles are padding as well.
+    pred, target_res, target_bin = (fill_masked(x, mask) for x in (pred, target_res, target_bin))
     pred, target_res = to_common_float(pred[:, : 3 * num_bins], target_res[:, :num_bins])
-    pred = fill_masked(pred, mask)
-    target_bin = fill_masked(target_bin.astype(pred.dtype), mask)
+    target_bin = target_bin.astype(pred.dtype)
     active = target_bin == 1
     if mask is not None:
         active &= expand_mask(mask, active.shape)
-    angles = fill_masked(target_res, active)
+    angles = _value_checks.expect_finite(name, "target_res", fill_masked(target_res, active))
+    columns = jnp.concatenate([jnp.full_like(active, True), jnp.repeat(active, 2, axis=1)], axis=1)
+    pred = _value_checks.expect_finite(name, "pred", pred, columns)
 
     # Which bins are active: one binary cross-entropy per row.
-    logits, values = jnp.split(pred, [num_bins], axis=-1)
-    logits = _value_checks.expect_finite(name, "pred", logits)
+    logits = pred[:, :num_bins]
+    target_bin = _value_checks.expect_finite(name, "target_bin", target_bin)
     bins = jnp.sum(_binary_cross_entropy(logits, target_bin), axis=-1)
 
     # The residuals: each bin's sine and cosine are reduced over the bin's active rows.
     goals = jnp.stack(sine_and_cosine(angles), axis=-1)
-    values = values.reshape(goals.shape)
+    values = fill_masked(pred[:, num_bins:].reshape(goals.shape), active)
+    reducer = _over_shards(name, reducer, axis_name)
 
     def residual_loss(value: jax.Array, goal: jax.Array, active: jax.Array) -> jax.Array:
-        return smooth_l1_loss(value, goal, reducer, where=active)
+        return reduce_loss(reducer, smooth_l1_loss(value, goal), active)
 
     # Sine and cosine share the mask, so that the active rows of a bin are counted once.
     over_sine_and_cosine = jax.vmap(residual_loss, in_axes=(1, 1, None), out_axes=-1)
@@ -115,6 +120,18 @@ def rotation_loss(
     if keeps_rows:
         return fill_masked(bins, mask) + residuals
     return mean_loss(bins, where=mask, axis_name=axis_name) + residuals
+
+
+def _over_shards(function: str, reducer: LossReducer, axis_name: AxisName | None) -> LossReducer:
+    """The reducer of the residuals, which adds over the same shards as the cross-entropy."""
+    check_no_axis(function, reducer)
+    if axis_name is None:
+        return reducer
+    if "axis_name" not in (parameters_of(reducer) or {}):
+        rule = "reducer must accept axis_name if the loss has one"
+        got = f"reducer {getattr(reducer, '__name__', type(reducer).__name__)}"
+        fail(TypeError, function, rule, got, "Use mean_loss, sum_loss or identity_loss.")
+    return OverAxis(reducer, axis_name)
 
 
 def _check_columns(function: str, num_bins: int, **arrays: jax.Array) -> None:
@@ -154,7 +171,7 @@ class RotationLoss(Loss):
     Args:
         reducer: Maps the residual losses of a bin to the result; must accept ``where``.
         num_bins: Number of bins, at least 1.
-        axis_name: Mesh axis (or axes) of a ``shard_map`` for the mean of the cross-entropy.
+        axis_name: Mesh axis (or axes) of a ``shard_map`` over which the rows are sharded.
 
     Example:
         >>> loss = RotationLoss(mean_loss, num_bins=1)

@@ -3,21 +3,28 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from vis4d_jax_loss._numerics import as_array
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import check_logits
+from vis4d_jax_loss.losses._labels import (
+    FROM_MODULE,
+    IgnoreIndex,
+    ignored_labels,
+    labels_as_array,
+)
 from vis4d_jax_loss.losses.cross_entropy import cross_entropy
 from vis4d_jax_loss.reducer import LossReducer, mean_loss
 
 
+@jax.named_scope("seg_cross_entropy_loss")
 def seg_cross_entropy_loss(
     output: ArrayLike,
     target: ArrayLike,
     reducer: LossReducer = mean_loss,
-    ignore_index: int = 255,
+    ignore_index: IgnoreIndex = 255,
     *,
     class_axis: int = -1,
     where: ArrayLike | None = None,
@@ -38,7 +45,7 @@ def seg_cross_entropy_loss(
             the loss NaN, and is reported under ``checkify``.
         reducer: Maps the losses to the result. ``mean_loss`` divides by all pixels; with
             ``where=target != ignore_index`` it divides by the valid ones.
-        ignore_index: Label whose loss and gradient are 0.
+        ignore_index: Label whose loss and gradient are 0; a tuple of several, or None for no label.
         class_axis: Axis of the classes in ``output``.
         where: Mask of valid images ``[N]`` or pixels ``[N, H, W]``. Padding may contain anything,
             NaN included.
@@ -55,7 +62,7 @@ def seg_cross_entropy_loss(
         >>> print(seg_cross_entropy_loss(logits, jnp.ones((1, 3, 3))) / jnp.log(2.0))
         1.0
     """
-    output, target = jnp.asarray(output), jnp.asarray(target)
+    output, target = as_array(output), labels_as_array(target)
     check_logits("seg_cross_entropy_loss", output, target, class_axis, crop=True)
 
     # Cut the margin off.
@@ -81,6 +88,7 @@ class SegCrossEntropyLoss(Loss):
         reducer: Maps the losses to the result, e.g. ``mean_loss`` or ``jnp.mean``.
         class_axis: Axis of the classes in ``output``: -1 for ``[N, H, W, C]``, 1 for
             ``[N, C, H, W]``.
+        ignore_index: Label whose loss and gradient are 0; a tuple of several, or None for no label.
 
     Example:
         >>> losses = SegCrossEntropyLoss()(jnp.zeros((1, 4, 4, 2)), jnp.ones((1, 3, 3)))
@@ -90,12 +98,17 @@ class SegCrossEntropyLoss(Loss):
 
     reducer: LossReducer = mean_loss
     class_axis: int = dataclasses.field(default=-1, kw_only=True)
+    ignore_index: IgnoreIndex = dataclasses.field(default=255, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ignored_labels(type(self).__name__, self.ignore_index)
 
     def __call__(
         self,
         output: ArrayLike,
         target: ArrayLike,
-        ignore_index: int = 255,
+        ignore_index: IgnoreIndex = FROM_MODULE,
         *,
         reducer: LossReducer | None = None,
         where: ArrayLike | None = None,
@@ -105,7 +118,7 @@ class SegCrossEntropyLoss(Loss):
         Args:
             output: Logits ``[..., H', W', C]``, at least as large as ``target``.
             target: Labels ``[..., H, W]`` from 0 to C - 1, or ``ignore_index``.
-            ignore_index: Label whose loss and gradient are 0.
+            ignore_index: Used in this call instead of the module's own.
             reducer: Used in this call instead of the module's own.
             where: Mask of valid images ``[N]`` or pixels ``[N, H, W]``. Padding may contain
                 anything, NaN included.
@@ -117,7 +130,7 @@ class SegCrossEntropyLoss(Loss):
             output,
             target,
             self._reducer_for_call(reducer),
-            ignore_index,
+            self.ignore_index if ignore_index is FROM_MODULE else ignore_index,
             class_axis=self.class_axis,
             where=where,
         )
