@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 
@@ -115,3 +116,33 @@ def check_element_weight(
     if as_rows != as_columns and broadcasts(as_rows):
         remedy = "Write weight[:, None] for rows or weight[None, :] for columns."
         fail(ValueError, function, "weight must fit the loss in one way only", got, remedy)
+
+
+def check_reducer(
+    function: str,
+    reducer: Any,
+    array_remedy: str = "Weights belong in reducer=SumWeightedLoss(weight, avg_factor).",
+) -> None:
+    """A reducer is a function or another callable object, and no class.
+
+    Args:
+        function: Name of the function or class that got the reducer.
+        reducer: Any value.
+        array_remedy: What to do instead of passing an array.
+    """
+    if callable(reducer) and not isinstance(reducer, type):
+        return
+    got, remedy = repr(reducer), "Use mean_loss, sum_loss or jnp.mean; pass other options by name."
+    if reducer is None:
+        remedy = "Use mean_loss, or identity_loss to keep one loss per element."
+    elif isinstance(reducer, type):
+        got, remedy = f"the class {reducer.__name__}", "Pass a function such as mean_loss."
+    elif has_arrays(reducer):
+        got, remedy = str(getattr(reducer, "shape", type(reducer).__name__)), array_remedy
+    rule = "reducer must be a function of the losses"
+    fail(TypeError, function, rule, describe(reducer=got), remedy)
+
+
+def has_arrays(value: Any) -> bool:
+    """Whether the value is an array or a container, which may have arrays in it."""
+    return isinstance(value, jax.Array | np.ndarray | list | tuple | dict)

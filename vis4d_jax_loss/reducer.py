@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Hashable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,15 @@ from vis4d_jax_loss._numerics import expand_mask, fill_masked, safe_divide
 AxisName = Hashable | tuple[Hashable, ...]
 
 
+@runtime_checkable
 class LossReducer(Protocol):
     """Anything that maps the losses to the result.
 
     It is called as ``reducer(loss)`` or, when elements are masked, as ``reducer(loss, where=mask)``
     with a boolean mask of the loss's full shape. :func:`mean_loss`, ``jnp.mean`` and your own
     function all work. A function without ``where`` works as long as nothing is masked.
+
+    Use it as a type as well. ``isinstance(x, LossReducer)`` is True for anything callable.
 
     Example:
         >>> def worst(loss, where=None):
@@ -33,7 +36,13 @@ class LossReducer(Protocol):
         3.0
     """
 
-    def __call__(self, loss: jax.Array, /) -> jax.Array: ...
+    if TYPE_CHECKING:
+        # Type checkers accept functions with and without ``where`` for this signature only.
+        def __call__(self, loss: jax.Array, /, *args: Any, **kwargs: Any) -> jax.Array: ...
+    else:
+
+        def __call__(self, loss, /, *, where=None):
+            """Reduce the losses; ``where`` is a mask of their full shape."""
 
 
 def identity_loss(
@@ -147,7 +156,7 @@ class SumWeightedLoss:
     )
 
     # Arrays have no hash. As a static argument, this would cause a new trace in every step.
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __call__(self, loss: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
         """Reduce the losses; ``where`` is a mask over their leading axes."""
