@@ -294,6 +294,7 @@ class DecoratedAgain(Loss):
 class DecoratedKeywordOnly(Loss):
     scale: float
     offset: float = dataclasses.field(default=0.0)
+    notes: Sequence[str] = dataclasses.field(default_factory=list, compare=False, repr=False)
 
 
 class WithInit(Loss):

@@ -19,6 +19,7 @@ def make_dataclass(cls: type, kw_only: bool) -> None:
     try:
         _decorate(cls, kw_only)
     except TypeError:  # An option without a default follows one with a default.
+        undo_dataclass(cls, frozen=True)
         _decorate(cls, kw_only=True)
         _INCOMPLETE.add(cls)
     # Another decorator leaves a method alone only if it is in the class itself.

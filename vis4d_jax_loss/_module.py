@@ -7,7 +7,7 @@ told that our modules are no pytrees (``pytree=False``); they are registered wit
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 import jax
 from flax import nnx
@@ -58,7 +58,7 @@ class _FrozenMeta(ModuleMeta):
 class FrozenModule(nnx.Module, pytree=False, metaclass=_FrozenMeta):
     """Base whose subclasses become frozen dataclasses and pytrees without leaves."""
 
-    _set_in_init = ()  # names of options that are no fields
+    _set_in_init: ClassVar[tuple[str, ...]] = ()  # names of options that are no fields
 
     def __init_subclass__(cls, *, kw_only: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs | {"pytree": False})
@@ -189,7 +189,7 @@ def _shown(value: Any) -> str:
 
 def _restore(cls: type, options: dict[str, Any]) -> Any:
     """A finished module, from options that have been read and checked."""
-    module = object.__new__(cls)
+    module: Any = object.__new__(cls)
     others = tuple(name for name in options if name not in _field_names(cls))
     vars(module).update(vars(_Blank()) | options | ({"_set_in_init": others} if others else {}))
     return module
@@ -200,7 +200,7 @@ def _restore(cls: type, options: dict[str, Any]) -> Any:
 
 
 def _children(module: FrozenModule) -> dict[str, Any]:
-    found = {k: v for k, v in vars(module).items() if _may_be_child(type(v))}
+    found = {k: v for k, v in vars(module).items() if _may_be_child(v.__class__)}
     if not found or not _VARIABLES_ARE_PYTREES:
         return {}
     kind_of = dict.fromkeys(module._options(), FrozenModule)

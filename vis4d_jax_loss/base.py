@@ -19,7 +19,7 @@ class _ConstructorSignature:
     Without it they show Flax's ``(*args, **kwargs)``.
     """
 
-    def __get__(self, instance: Any, owner: type) -> inspect.Signature:
+    def __get__(self, instance: Any, owner: Any) -> inspect.Signature:
         if instance is not None:
             raise AttributeError("__signature__")
         constructor = inspect.signature(owner.__init__)
@@ -32,14 +32,17 @@ class Loss(FrozenModule):
     Every subclass becomes a frozen dataclass whose annotated fields are its options. A loss has no
     ``init``, no ``apply`` and no state. It can be an argument of a jitted function, static or not,
     and equal options never cause a second trace. It can be an attribute of any NNX or Linen model,
-    and adds nothing to the model's state. Sequences given as options become tuples.
+    and adds nothing to the model's state. Lists and arrays given as options become tuples. An option
+    may be another loss, or a tuple of losses. If an option has no default, write
+    ``class MyLoss(Loss, kw_only=True)``.
 
     Args:
         reducer: Maps the losses to the result, e.g. ``mean_loss`` or ``jnp.mean``.
 
     Raises:
-        TypeError: If an option is not hashable, such as an array or a ``SumWeightedLoss``. Pass
-            traced values in the call: ``loss(pred, target, reducer=SumWeightedLoss(...))``.
+        TypeError: If ``reducer`` is not callable, or an option is not hashable, such as a traced
+            array or a ``SumWeightedLoss``. Pass these in the call:
+            ``loss(pred, target, reducer=SumWeightedLoss(...))``.
 
     Example:
         Your own loss is a class with its options and a call that ends in :meth:`reduce`:

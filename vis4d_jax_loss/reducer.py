@@ -23,10 +23,7 @@ class LossReducer(Protocol):
     """Anything that maps the losses to the result.
 
     It is called as ``reducer(loss)`` or, when elements are masked, as ``reducer(loss, where=mask)``
-    with a boolean mask of the loss's full shape. :func:`mean_loss`, ``jnp.mean`` and your own
-    function all work. A function without ``where`` works as long as nothing is masked.
-
-    Use it as a type as well. ``isinstance(x, LossReducer)`` is True for anything callable.
+    with a boolean mask of the loss's full shape. Without masks, a reducer may lack ``where``.
 
     Example:
         >>> def worst(loss, where=None):
@@ -41,8 +38,7 @@ class LossReducer(Protocol):
         def __call__(self, loss: jax.Array, /, *args: Any, **kwargs: Any) -> jax.Array: ...
     else:
 
-        def __call__(self, loss, /, *, where=None):
-            """Reduce the losses; ``where`` is a mask of their full shape."""
+        def __call__(self, loss, /, *, where=None): ...
 
 
 def identity_loss(

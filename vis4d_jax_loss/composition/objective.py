@@ -64,8 +64,8 @@ class LossTerm:
         inputs = {"outputs": pred_key(), "batch": data_key()} if nested else {}
         inputs |= self.inputs
         errors.check_arguments(self.loss, inputs, parameters_of(self.loss))
-        inputs = FrozenDict(inputs)
-        _set_fields(self, weight=weight, inputs=inputs, _is_array=which_are_arrays(weight))
+        is_array = which_are_arrays(weight)
+        _set_fields(self, weight=weight, inputs=FrozenDict(inputs), _is_array=is_array)
 
     def __hash__(self) -> int:
         if any(self._is_array):
@@ -134,21 +134,19 @@ class LossModule:
         {'box': 2.5, 'loss': 2.847, 'seg.loss_seg': 0.347}
     """
 
-    terms: "Mapping[str, LossTerm | LossModule] | Iterable[tuple[str, LossTerm | LossModule]]"
-    exclude: str | Iterable[str] = ()
+    terms: Mapping[str, LossTerm]
+    exclude: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        terms = self.terms.items() if isinstance(self.terms, Mapping) else self.terms
-        terms = errors.check_named_terms(terms)
-        terms = [(k, LossTerm(v) if isinstance(v, LossModule) else v) for k, v in terms]
-        errors.check_terms(terms, LossTerm)
-        exclude = (self.exclude,) if isinstance(self.exclude, str) else self.exclude
-        exclude = tuple(sorted(set(map(str, exclude))))
-        _set_fields(self, terms=FrozenDict(terms), exclude=exclude)
-
-    @property
-    def _terms(self) -> dict[str, LossTerm]:
-        return dict(self.terms)  # type: ignore[arg-type]
+    def __init__(
+        self,
+        terms: "Mapping[str, LossTerm | LossModule] | Iterable[tuple[str, LossTerm | LossModule]]",
+        exclude: str | Iterable[str] = (),
+    ) -> None:
+        pairs = errors.check_named_terms(terms.items() if isinstance(terms, Mapping) else terms)
+        pairs = [(k, LossTerm(v) if isinstance(v, LossModule) else v) for k, v in pairs]
+        errors.check_terms(pairs, LossTerm)
+        names = {exclude} if isinstance(exclude, str) else set(map(str, exclude))
+        _set_fields(self, terms=FrozenDict(pairs), exclude=tuple(sorted(names)))
 
     def __call__(
         self,
@@ -184,7 +182,7 @@ class LossModule:
 
     def _entries(self, outputs, batch, step, key, where) -> dict[str, _Entry]:
         entries: dict[str, _Entry] = {}
-        for name, term in self._terms.items():
+        for name, term in self.terms.items():
             with errors.note_term(name):
                 parts = _evaluate(term, name, outputs, batch, step, key, where)
             for path, entry in parts.items():
@@ -192,19 +190,19 @@ class LossModule:
                 errors.check_unique(full, entries)
                 counted = entry.counted and not self._excludes(name, full)
                 entries[full] = entry._replace(counted=counted)
-        parts = [name for name, entry in entries.items() if not entry.subtotal]
-        errors.check_excludes(list(self.exclude), parts, list(self._terms))
+        names = [name for name, entry in entries.items() if not entry.subtotal]
+        errors.check_excludes(list(self.exclude), names, list(self.terms))
         return entries
 
     def _excludes(self, term: str, entry: str) -> bool:
         """An excluded name is that of a term, of an entry, or of a dict of entries."""
         return term in self.exclude or any(
-            f"{entry}.".startswith(f"{name}.") for name in self.exclude if name not in self._terms
+            f"{entry}.".startswith(f"{name}.") for name in self.exclude if name not in self.terms
         )
 
     def tree_flatten(self) -> tuple[list[LossTerm], Any]:
-        names = tuple(sorted(self._terms))
-        return [self._terms[name] for name in names], (names, self.exclude)
+        names = tuple(sorted(self.terms))
+        return [self.terms[name] for name in names], (names, self.exclude)
 
     @classmethod
     def tree_unflatten(cls, static: Any, terms: Sequence[Any]) -> "LossModule":
@@ -239,7 +237,7 @@ def _sum(entries: Mapping[str, _Entry]) -> jax.Array:
 
 def _unchecked(cls: type, **fields: Any) -> Any:
     """An instance that may contain whatever a transformation put in the place of arrays."""
-    instance = object.__new__(cls)
+    instance: Any = object.__new__(cls)
     _set_fields(instance, **fields)
     return instance
 
