@@ -389,11 +389,9 @@ def test_dataclass_habits_work(create, text):
 
 
 def test_a_second_decorator_reads_the_class_as_it_was_written():
-    assert list(inspect.signature(DecoratedKeywordOnly).parameters) == [
-        "reducer",
-        "scale",
-        "offset",
-    ]
+    options = inspect.signature(DecoratedKeywordOnly).parameters
+    assert list(options) == ["reducer", "scale", "offset", "notes"]
+    assert DecoratedKeywordOnly(scale=1.0, notes=["a"]) == DecoratedKeywordOnly(scale=1.0)
     assert DecoratedAgain(mean_loss, 1.0, ["a"]).names == ("a",)
     assert DecoratedAgain(note="a") == DecoratedAgain(note="b")
     assert dataclasses.replace(DecoratedAgain(note="a"), scale=3.0).note == "a"

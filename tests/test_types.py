@@ -39,14 +39,17 @@ def test_the_users_code_runs_and_uses_every_public_name():
     assert [name for name in vjl.__all__ if not re.search(rf"\b{name}\b", text)] == []
 
 
-def test_pyright_accepts_everything():
+@pytest.mark.parametrize("path", CHECKED)
+def test_pyright_accepts(path):
     need("pyright")
-    assert "0 errors" in check("pyright", "--pythonpath", sys.executable, *CHECKED)
+    assert "0 errors" in check("pyright", "--pythonpath", sys.executable, path)
 
 
-def test_mypy_accepts_everything():
+@pytest.mark.parametrize("path", CHECKED)
+def test_mypy_accepts(path):
     need("mypy")
-    assert "Success" in check("mypy", *CHECKED)
+    # Some libraries, such as optax, come without types.
+    assert "Success" in check("mypy", "--ignore-missing-imports", path)
 
 
 def test_every_public_type_is_known():

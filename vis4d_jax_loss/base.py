@@ -32,8 +32,8 @@ class Loss(FrozenModule):
     Every subclass becomes a frozen dataclass whose annotated fields are its options. A loss has no
     ``init``, no ``apply`` and no state. It can be an argument of a jitted function, static or not,
     and equal options never cause a second trace. It can be an attribute of any NNX or Linen model,
-    and adds nothing to the model's state. Lists and arrays given as options become tuples. An option
-    may be another loss, or a tuple of losses. If an option has no default, write
+    and adds nothing to the model's state. Lists and arrays given as options become tuples. Options
+    may be losses, or tuples of losses. An option without a default needs
     ``class MyLoss(Loss, kw_only=True)``.
 
     Args:
