@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
-from vis4d_jax_loss._checks import check_mask, fail, holds, shapes_of
+from vis4d_jax_loss._checks import check_integer, check_mask, fail, holds, shapes_of
 from vis4d_jax_loss._numerics import as_array, to_float
 from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
@@ -199,8 +199,8 @@ class CrossEntropyLoss(Loss):
     class_axis: int = dataclasses.field(default=-1, kw_only=True)
     ignore_index: IgnoreIndex = dataclasses.field(default=255, kw_only=True)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _check_options(self) -> None:
+        check_integer(type(self).__name__, class_axis=self.class_axis)
         ignored_labels(type(self).__name__, self.ignore_index)
 
     def __call__(

@@ -1,12 +1,13 @@
 """IoU loss: one minus, or minus the logarithm of, the overlap of two boxes."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss._checks import fail
+from vis4d_jax_loss._checks import check_number, fail
 from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.box import paired_iou
@@ -62,7 +63,7 @@ def iou_loss(
     References:
         Yu et al., UnitBox: An Advanced Object Detection Network, ACM MM 2016 (log).
     """
-    _check_mode("iou_loss", mode)
+    _check_options("iou_loss", mode, eps)
     pred, target, mask = read_boxes("iou_loss", pred, target, where)
 
     iou = paired_iou(pred, target)
@@ -82,10 +83,13 @@ def iou_loss(
     return reduce_loss(reducer, loss, mask)
 
 
-def _check_mode(function: str, mode: str) -> None:
+def _check_options(function: str, mode: Any, eps: Any) -> None:
+    check_number(function, eps=eps)
     if mode not in ("linear", "square", "log"):
         rule = "mode must be one of 'linear', 'square', 'log'"
         fail(ValueError, function, rule, f"mode {mode!r}")
+    if not isinstance(eps, Tracer) and not eps < 1:
+        fail(ValueError, function, "eps must be below 1", f"eps {eps}")
 
 
 class IoULoss(Loss):
@@ -105,9 +109,8 @@ class IoULoss(Loss):
     mode: IoUMode = "log"
     eps: float = 1e-6
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_mode("IoULoss", self.mode)
+    def _check_options(self) -> None:
+        _check_options(type(self).__name__, self.mode, self.eps)
 
     def __call__(
         self,

@@ -101,6 +101,9 @@ class SmoothL1Loss(Loss):
 
     beta: float = 1.0
 
+    def _check_options(self) -> None:
+        check_positive(type(self).__name__, "For beta=0 use L1Loss.", beta=self.beta)
+
     def __call__(
         self,
         pred: ArrayLike,
