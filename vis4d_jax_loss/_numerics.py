@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import jax
 import jax.experimental
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 # The context manager that allows float64; older releases of JAX have it in jax.experimental.
 _HOME_OF_X64: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
@@ -109,3 +110,13 @@ def _safe_divide_jvp(primals, tangents):
     (numerator, denominator), (dn, dd) = primals, tangents
     quotient, reciprocal = safe_divide(numerator, denominator), safe_divide(1.0, denominator)
     return quotient, reciprocal * (dn - quotient * dd)
+
+
+def as_option(number: ArrayLike, dtype: DTypeLike | None = None) -> float | jax.Array:
+    """Read an option that is a number, a NumPy scalar or traced.
+
+    A number becomes a float of Python, which takes the dtype of the array that it meets: a float64
+    scalar of NumPy would turn a float32 loss into float64. An array, which may be traced, is cast
+    to ``dtype``; without a ``dtype`` it keeps its own.
+    """
+    return float(number) if isinstance(number, Real) else jnp.asarray(number, dtype)
