@@ -29,9 +29,7 @@ class QuantileLoss(Loss):
 
     def __call__(self, pred, target, *, reducer=None):
         error = target - pred
-        return self.reduce(
-            jnp.maximum(self.quantile * error, (self.quantile - 1) * error), None, reducer
-        )
+        return self.reduce(jnp.maximum(self.quantile * error, (self.quantile - 1) * error), None, reducer)
 
 
 class NNXModel(nnx.Module):

@@ -306,10 +306,14 @@ def test_a_similarity_of_minus_infinity_is_limited_to_0(sign):
     assert not np.isnan(gradient).any()
 
 
-def report(*args, **options):
-    error, _ = checkify.checkify(jax.jit(lambda *args: embedding_distance_loss(*args, **options)))(
-        *args
-    )
+@jax.jit
+def checked(pred, target, weight, where):
+    return checkify.checkify(embedding_distance_loss)(pred, target, weight, where=where)
+
+
+def report(pred, target, weight, where=None):
+    where = jnp.ones(pred.shape, bool) if where is None else where
+    error, _ = checked(pred, target, weight, where)
     return error.get()
 
 
@@ -391,3 +395,12 @@ def test_nothing_is_nan_on_the_way():
         for pred in (PRED, PRED.at[0, 1].set(-jnp.inf)):
             jax.block_until_ready(differentiate(pred, TARGET))
             embedding_distance_loss(pred, TARGET)
+
+
+@pytest.mark.parametrize("name", ["neg_pos_ub", "pos_margin", "neg_margin"])
+def test_options_never_broadcast(name):
+    for several in (jnp.ones(6), np.ones((1, 6)), (0.1, 0.2)):
+        with pytest.raises(ValueError, match=f"embedding_distance_loss: {name} must be a scalar, "):
+            embedding_distance_loss(PRED, TARGET, **{name: several})
+        with pytest.raises(ValueError, match=f"EmbeddingDistanceLoss.update_weight: {name} must "):
+            EmbeddingDistanceLoss(**{name: several}).update_weight(PRED, TARGET)

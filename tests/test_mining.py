@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from jax import export
 from jax.experimental import checkify
+from jax.experimental.jet import jet
 
 from vis4d_jax_loss import random_k_mask, top_k_mask
 from vis4d_jax_loss._numerics import enable_x64
@@ -332,3 +333,13 @@ def test_errors_name_the_function():
     for bad in (1.0, True, np.float32(1), np.array([1])):
         with pytest.raises(TypeError, match="random_k_mask: k must be an integer scalar, got k "):
             random_k_mask(jax.random.key(0), bad, jnp.ones(3, bool))
+
+
+def test_taylor_mode():
+    def kept(x):
+        return jnp.sum(jnp.where(top_k_mask(x, 2), x**2, 0))
+
+    x, series = jnp.array([1.0, 3.0, 2.0]), ((jnp.ones(3), jnp.zeros(3)),)
+    for function in (kept, jax.jit(kept)):
+        value, (first, second) = jet(function, (x,), series)
+        np.testing.assert_allclose([value, first, second], [13, 10, 4], rtol=1e-5)

@@ -113,7 +113,8 @@ def _checked_mask(
     if isinstance(axis_name, list):
         axis_name = tuple(axis_name)
     _check_size(function, values, axis_name)
-    return _largest_mask(function, values, _read_k(function, k), mask, axis_name)
+    k = _read_k(function, k)
+    return _largest_mask(function, lax.stop_gradient(values), k, mask, axis_name)
 
 
 def _check_size(function: str, values: jax.Array, axis_name: AxisName | None) -> None:

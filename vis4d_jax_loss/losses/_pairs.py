@@ -9,7 +9,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
-from vis4d_jax_loss._checks import fail
+from vis4d_jax_loss._checks import describe, fail
 from vis4d_jax_loss._numerics import as_option, enable_x64, expand_mask
 from vis4d_jax_loss.mining import count_elements, random_k_mask, top_k_mask
 from vis4d_jax_loss.reducer import AxisName
@@ -50,6 +50,15 @@ class Mining(NamedTuple):
     axis_name: AxisName | None
 
 
+def check_options(function: str, mining: Mining) -> None:
+    """The numbers among the options may be traced, but they never broadcast."""
+    for name in ("neg_pos_ub", "pos_margin", "neg_margin"):
+        shape = np.shape(getattr(mining, name))
+        if shape:
+            rule, remedy = f"{name} must be a scalar", "Use jax.vmap to try several values."
+            fail(ValueError, function, rule, describe(**{name: shape}), remedy)
+
+
 def mined_negatives(
     function: str,
     x: jax.Array,
@@ -84,8 +93,8 @@ def negatives_to_keep(num_pos: jax.Array, num_neg: jax.Array, neg_pos_ub: ArrayL
     """
     ratio = as_option(neg_pos_ub)
     if not isinstance(ratio, jax.Array) and not 0 < ratio < _MAX_COUNT:
-        return num_neg
-    positive = lax.stop_gradient(ratio) > 0
+        return num_neg  # The float32 parts of such a number would overflow.
+    is_limit = ratio > 0
     num_pos = jnp.maximum(num_pos, 1)
     numbers = [num_pos, num_neg, *_parts(ratio, num_pos)]
     with enable_x64(True):
@@ -96,7 +105,7 @@ def negatives_to_keep(num_pos: jax.Array, num_neg: jax.Array, neg_pos_ub: ArrayL
         limited = negatives / positives > exact
         limit = lax.min(lax.floor(positives * exact), negatives)
         limit = lax.convert_element_type(limit, num_neg.dtype)
-    return jnp.where(limited & positive, limit, num_neg)
+    return jnp.where(limited & is_limit, limit, num_neg)
 
 
 def _parts(ratio: float | jax.Array, like: jax.Array) -> list[jax.Array]:

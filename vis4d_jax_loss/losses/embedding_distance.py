@@ -11,7 +11,7 @@ from vis4d_jax_loss._checks import check_numeric, check_same_shape
 from vis4d_jax_loss._numerics import as_option, clamp, fill_masked, to_common_float
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import read_pairs
-from vis4d_jax_loss.losses._pairs import Mining, mined_negatives, pair_masks
+from vis4d_jax_loss.losses._pairs import Mining, check_options, mined_negatives, pair_masks
 from vis4d_jax_loss.losses.common import l2_loss
 from vis4d_jax_loss.mining import count_elements
 from vis4d_jax_loss.reducer import (
@@ -81,7 +81,7 @@ def embedding_distance_loss(
         What ``reducer`` returns for the scalar loss, which is 0 if no pair takes part.
 
     Raises:
-        ValueError: If the shapes do not match, or ``key`` is missing.
+        ValueError: If the shapes do not match, an option is not a scalar, or ``key`` is missing.
         TypeError: If an input is not numeric, or ``where`` is not boolean.
 
     Example:
@@ -116,6 +116,7 @@ def _update_weight(
     weight = jnp.ones(pred.shape, pred.dtype) if weight is None else jnp.asarray(weight)
     check_numeric(function, weight=weight)
     check_same_shape(function, pred=pred, weight=weight)
+    check_options(function, mining)
 
     # Replace padding.
     x, weight = to_common_float(fill_masked(pred, mask), fill_masked(weight, mask))
