@@ -426,5 +426,5 @@ def test_options_never_broadcast(name):
     for several in (jnp.ones(6), np.ones((1, 6)), (0.1, 0.2)):
         with pytest.raises(ValueError, match=f"embedding_distance_loss: {name} must be a scalar, "):
             embedding_distance_loss(PRED, TARGET, **{name: several})
-        with pytest.raises(ValueError, match=f"EmbeddingDistanceLoss.update_weight: {name} must "):
-            EmbeddingDistanceLoss(**{name: several}).update_weight(PRED, TARGET)
+        with pytest.raises(ValueError, match=f"EmbeddingDistanceLoss: {name} must be a scalar, "):
+            EmbeddingDistanceLoss(**{name: several})

@@ -179,7 +179,7 @@ def test_random_k_mask_chooses_each_candidate_equally_often():
         (
             lambda: random_k_mask(jax.random.key(0), 1, jnp.ones(3)),
             TypeError,
-            "top_k_mask: where must be boolean, got where float32. True means valid, False means padding; weights belong in SumWeightedLoss.",
+            "random_k_mask: where must be boolean, got where float32. True means valid, False means padding; weights belong in SumWeightedLoss.",
         ),
     ],
 )

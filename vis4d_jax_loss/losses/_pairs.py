@@ -9,7 +9,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
-from vis4d_jax_loss._checks import describe, fail
+from vis4d_jax_loss._checks import check_number, describe, fail
 from vis4d_jax_loss._numerics import as_option, enable_x64, expand_mask
 from vis4d_jax_loss.mining import count_elements, random_k_mask, top_k_mask
 from vis4d_jax_loss.reducer import AxisName
@@ -50,13 +50,14 @@ class Mining(NamedTuple):
     axis_name: AxisName | None
 
 
-def check_options(function: str, mining: Mining) -> None:
+def check_mining(function: str, mining: Mining) -> None:
     """The numbers among the options may be traced, but they never broadcast."""
     for name in ("neg_pos_ub", "pos_margin", "neg_margin"):
         shape = np.shape(getattr(mining, name))
         if shape:
             rule, remedy = f"{name} must be a scalar", "Use jax.vmap to try several values."
             fail(ValueError, function, rule, describe(**{name: shape}), remedy)
+        check_number(function, **{name: getattr(mining, name)})
 
 
 def mined_negatives(

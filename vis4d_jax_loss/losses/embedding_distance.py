@@ -12,7 +12,7 @@ from vis4d_jax_loss._numerics import as_option, clamp, fill_masked, to_common_fl
 from vis4d_jax_loss._reduce_loss import reduce_scalar
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import read_pairs
-from vis4d_jax_loss.losses._pairs import Mining, check_options, mined_negatives, pair_masks
+from vis4d_jax_loss.losses._pairs import Mining, check_mining, mined_negatives, pair_masks
 from vis4d_jax_loss.losses.common import l2_loss
 from vis4d_jax_loss.mining import count_elements
 from vis4d_jax_loss.reducer import AxisName, LossReducer, SumWeightedLoss, identity_loss
@@ -112,7 +112,7 @@ def _update_weight(
     weight = jnp.ones(pred.shape, pred.dtype) if weight is None else jnp.asarray(weight)
     check_numeric(function, weight=weight)
     check_same_shape(function, pred=pred, weight=weight)
-    check_options(function, mining)
+    check_mining(function, mining)
 
     # Replace padding.
     x, weight = to_common_float(fill_masked(pred, mask), fill_masked(weight, mask))
@@ -174,6 +174,9 @@ class EmbeddingDistanceLoss(Loss):
     hard_mining: bool = True
     axis_name: AxisName | None = dataclasses.field(default=None, kw_only=True)
 
+    def _check_options(self) -> None:
+        check_mining(type(self).__name__, self._mining)
+
     def __call__(
         self,
         pred: ArrayLike,
@@ -191,7 +194,7 @@ class EmbeddingDistanceLoss(Loss):
             target: Same shape: 1 for the same object, 0 for a different one, -1 for ignored.
             weight: Same shape, 1 by default. A pair of weight 0 or less takes no part.
             key: A ``jax.random`` key, needed if ``hard_mining`` is False.
-            reducer: Used in this call instead of the module's own.
+            reducer: Overrides the reducer of the module in this call.
             where: Mask of valid rows ``[N]`` or pairs ``[N, M]``. Padding may contain anything, NaN
                 included.
 

@@ -63,7 +63,7 @@ def iou_loss(
     References:
         Yu et al., UnitBox: An Advanced Object Detection Network, ACM MM 2016 (log).
     """
-    _check_options("iou_loss", mode, eps)
+    _check_mode_and_eps("iou_loss", mode, eps)
     pred, target, mask = read_boxes("iou_loss", pred, target, where)
 
     iou = paired_iou(pred, target)
@@ -83,7 +83,7 @@ def iou_loss(
     return reduce_loss(reducer, loss, mask)
 
 
-def _check_options(function: str, mode: Any, eps: Any) -> None:
+def _check_mode_and_eps(function: str, mode: Any, eps: Any) -> None:
     check_number(function, eps=eps)
     if mode not in ("linear", "square", "log"):
         rule = "mode must be one of 'linear', 'square', 'log'"
@@ -110,7 +110,7 @@ class IoULoss(Loss):
     eps: float = 1e-6
 
     def _check_options(self) -> None:
-        _check_options(type(self).__name__, self.mode, self.eps)
+        _check_mode_and_eps(type(self).__name__, self.mode, self.eps)
 
     def __call__(
         self,

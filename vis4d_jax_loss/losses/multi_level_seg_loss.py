@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss._checks import check_integer, describe, fail
@@ -93,7 +94,7 @@ def _check_indices(function: str, feature_idx: Any, weights: Any) -> None:
     if len(set(feature_idx)) != len(feature_idx):
         rule, got = "feature_idx must not repeat a level", describe(feature_idx=feature_idx)
         fail(ValueError, function, rule, got, "Each level has one loss.")
-    if weights is not None and jnp.ndim(weights) == 0 and not isinstance(weights, Sequence):
+    if weights is not None and not isinstance(weights, Sequence) and np.ndim(weights) == 0:
         rule = "weights must be a list with one weight per entry of feature_idx"
         fail(TypeError, function, rule, describe(weights=weights))
     if weights is not None and len(weights) != len(feature_idx):
