@@ -192,7 +192,7 @@ class EmbeddingDistanceLoss(Loss):
             target: Same shape: 1 for the same object, 0 for a different one, -1 for ignored.
             weight: Same shape, 1 by default. A pair of weight 0 or less takes no part.
             key: A ``jax.random`` key, needed if ``hard_mining`` is False.
-            reducer: Used in this call instead of the module's own.
+            reducer: Overrides the reducer of the module in this call.
             where: Mask of valid rows ``[N]`` or pairs ``[N, M]``. Padding may contain anything, NaN
                 included.
 
