@@ -1,4 +1,4 @@
-"""IoU loss: one minus, or minus the logarithm of, the overlap of two boxes."""
+"""IoU loss: 1 - IoU, 1 - IoU squared, or -log(IoU) of two boxes."""
 
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from vis4d_jax_loss.box import paired_iou
 from vis4d_jax_loss.losses._inputs import read_boxes
 from vis4d_jax_loss.reducer import LossReducer, identity_loss
 
-#: How :func:`iou_loss` turns the overlap into a loss.
+#: The formula of :func:`iou_loss`.
 IoUMode = Literal["linear", "square", "log"]
 
 
@@ -28,23 +28,23 @@ def iou_loss(
     *,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    r"""IoU loss of each predicted box and the target box at the same place.
+    r"""IoU loss of each predicted box and the target box at the same index.
 
     .. math::
         u = \max(\mathrm{IoU}, \mathrm{eps}) \qquad
         \ell = 1 - u \text{ (linear)}, \quad 1 - u^2 \text{ (square)}, \quad -\log u \text{ (log)}
 
-    IoU is the area that both boxes share, divided by the area of their union. Boxes that share no
-    area (apart, touching, degenerate or inverted) have the loss of ``eps`` and gradient 0: the IoU
-    does not tell in which direction they should move.
+    IoU is the area of the intersection divided by the area of the union. If it is below ``eps``,
+    the loss is that of ``eps`` and the gradient is 0. This includes boxes that do not overlap and
+    boxes without area, even identical ones.
 
     Args:
-        pred: Boxes ``[..., 4]`` as (x1, y1, x2, y2), in any unit. Half precision is computed in
-            float32.
+        pred: Boxes ``[..., 4]`` as (x1, y1, x2, y2), in pixels or normalised. Half precision is
+            computed in float32.
         target: Boxes of the same shape.
         reducer: Maps the losses to the result, e.g. ``mean_loss`` or ``jnp.mean``.
         mode: ``"linear"``, ``"square"`` or ``"log"``.
-        eps: Lower limit of the IoU, which keeps the logarithm finite.
+        eps: Lower limit of the IoU. It keeps the logarithm finite.
         where: Mask of valid boxes, ``[...]``. Padding may contain anything, NaN included.
 
     Returns:
@@ -61,14 +61,14 @@ def iou_loss(
         [0.5]
 
     References:
-        Yu et al., UnitBox: An Advanced Object Detection Network, ACM MM 2016 (log).
+        Yu et al., UnitBox: An Advanced Object Detection Network, ACM MM 2016 (mode "log").
     """
     _check_mode_and_eps("iou_loss", mode, eps)
     pred, target, mask = read_boxes("iou_loss", pred, target, where)
 
     iou = paired_iou(pred, target)
-    # An eps below the smallest float32 would round to 0. At eps itself the whole gradient passes,
-    # as in torch's clamp (jnp.maximum would halve it), and NaN stays NaN.
+    # XLA may round an eps below the smallest normal number to 0, and log(0) is infinite. At eps
+    # itself the whole gradient passes, as in vis4d; jnp.maximum would halve it. NaN stays NaN.
     tiny = float(jnp.finfo(iou.dtype).tiny)
     eps = jnp.maximum(eps, tiny) if isinstance(eps, jax.Array) else max(float(eps), tiny)
     iou = jnp.where(iou < eps, eps, iou)
@@ -98,7 +98,7 @@ class IoULoss(Loss):
     Args:
         reducer: Maps the losses to the result, e.g. ``mean_loss`` or ``jnp.mean``.
         mode: ``"linear"``, ``"square"`` or ``"log"``.
-        eps: Lower limit of the IoU, which keeps the logarithm finite.
+        eps: Lower limit of the IoU. It keeps the logarithm finite.
 
     Example:
         >>> loss = IoULoss(mean_loss, mode="square")
@@ -125,7 +125,7 @@ class IoULoss(Loss):
         Args:
             pred: Boxes ``[..., 4]`` as (x1, y1, x2, y2).
             target: Boxes of the same shape.
-            reducer: Used in this call instead of the module's own.
+            reducer: Overrides the reducer of the module in this call.
             where: Mask of valid boxes, ``[...]``. Padding may contain anything, NaN included.
 
         Returns:

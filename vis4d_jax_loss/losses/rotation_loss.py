@@ -203,7 +203,7 @@ class RotationLoss(Loss):
             pred: ``[B, >= 3 n]`` for n bins: n logits, then (sin, cos) for each bin.
             target_bin: ``[B, n]``, from 0 to 1.
             target_res: ``[B, >= n]``, residual angles in radians.
-            reducer: Used in this call instead of the module's own.
+            reducer: Overrides the reducer of the module in this call.
             where: Mask of valid rows, ``[B]``. Padding may contain anything, NaN included.
 
         Returns:

@@ -119,8 +119,8 @@ class SegCrossEntropyLoss(Loss):
         Args:
             output: Logits ``[..., H', W', C]``, at least as large as ``target``.
             target: Labels ``[..., H, W]`` from 0 to C - 1, or ``ignore_index``.
-            ignore_index: Used in this call instead of the module's own.
-            reducer: Used in this call instead of the module's own.
+            ignore_index: Overrides the option of the module in this call.
+            reducer: Overrides the reducer of the module in this call.
             where: Mask of valid images ``[N]`` or pixels ``[N, H, W]``. Padding may contain
                 anything, NaN included.
 
