@@ -207,6 +207,10 @@ class OverAxis:
     reducer: Callable[..., jax.Array]
     axis_name: AxisName
 
+    def __post_init__(self) -> None:
+        if isinstance(self.axis_name, list):
+            object.__setattr__(self, "axis_name", tuple(self.axis_name))
+
     def __call__(self, loss: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
         """Reduce the losses of all shards; ``where`` is a mask over their leading axes."""
         return self.reducer(loss, where=where, axis_name=self.axis_name)
