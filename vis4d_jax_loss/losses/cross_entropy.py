@@ -149,9 +149,8 @@ def _log_sum_exp_and_label(
         columns = [lax.index_in_dim(logits, i, axis, keepdims=False) for i in range(num_classes)]
         largest = reduce(jnp.maximum, columns)
         log_total = jnp.log(sum(jnp.exp(column - largest) for column in columns))
-        own = jnp.zeros_like(largest)
-        for i, column in enumerate(columns):
-            own = jnp.where(labels == i, column, own)
+        # A sum, because a choice between two arrays requires labels with the sharding of the logits.
+        own = sum(jnp.where(labels == i, column, 0) for i, column in enumerate(columns))
         # In the gradient, XLA on a CPU computes a maximum again for every class, but stores a
         # logarithm. The shift is therefore the sum of both; the second result keeps its rounding
         # error.
