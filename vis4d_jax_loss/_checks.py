@@ -5,7 +5,8 @@ stay hidden. What keeps a loss from broadcasting is compared in plain Python, be
 ``chex.disable_asserts()`` must not switch that off.
 """
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -101,6 +102,21 @@ def check_integer(function: str, **options: Any) -> None:
         if not isinstance(value, int | np.integer) or isinstance(value, bool):
             got = describe(**{name: repr(value)})
             fail(TypeError, function, f"{name} must be an integer", got)
+
+
+def check_axes(
+    function: str, axis: int | Sequence[int] | None, shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Return the axes to reduce, counted from the first; by default all."""
+    ndim = len(shape)
+    if axis is None:
+        return tuple(range(ndim))
+    axes = [operator.index(i) for i in (axis if isinstance(axis, Sequence) else [axis])]
+    counted = tuple(i % ndim if -ndim <= i < ndim else ndim for i in axes)
+    if ndim in counted or len(set(counted)) < len(counted):
+        rule = "axis must name axes of the loss, each once"
+        fail(ValueError, function, rule, describe(axis=axis, loss=shape))
+    return counted
 
 
 def check_positive(function: str, remedy: str = "", **options: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.experimental
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import jet
 from jax.typing import ArrayLike, DTypeLike
@@ -23,9 +24,15 @@ def as_array(x: ArrayLike) -> jax.Array:
     """Convert to an array of JAX, without an operation if it is one.
 
     ``jnp.asarray`` of an array that is differentiated is an operation, and ``jax.debug_nans`` stops
-    there if padding is NaN.
+    there if padding is NaN. JAX would wrap wide integers of NumPy to int32: cast them to float32.
     """
-    return x if isinstance(x, jax.Array) else jnp.asarray(x)
+    if isinstance(x, jax.Array):
+        return x
+    array = jnp.asarray(x)
+    if isinstance(x, np.ndarray | np.generic) and is_integer(array):
+        if np.any(x.astype(array.dtype) != x):
+            return jnp.asarray(x, jnp.float32)
+    return array
 
 
 def to_float(x: ArrayLike) -> jax.Array:
@@ -103,7 +110,7 @@ def even_in_difference(
     """
     if isinstance(a, jet.JetTracer) or isinstance(b, jet.JetTracer):
         # jax.experimental.jet cannot call a function with a rule for its derivative.
-        return value(operator.sub(*to_common_float(b, a)))
+        return value(difference(b, a))
     if is_integer(a) and is_integer(b):
         a = integer_difference(a, b)
         return _even_in_difference(value, derivative, a, jnp.zeros_like(a))
@@ -124,6 +131,13 @@ def _even_in_difference(value, derivative, a, b):
 def _even_in_difference_jvp(value, derivative, primals, tangents):
     (a, b), (da, db) = primals, tangents
     return _even_in_difference(value, derivative, a, b), derivative(a - b) * (da - db)
+
+
+def difference(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Subtract in float32 or better."""
+    if is_integer(a) and is_integer(b):
+        return integer_difference(a, b)
+    return operator.sub(*to_common_float(a, b))
 
 
 def integer_difference(a: jax.Array, b: jax.Array) -> jax.Array:

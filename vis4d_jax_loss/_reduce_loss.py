@@ -13,8 +13,14 @@ from vis4d_jax_loss._checks import check_reducer, describe, fail
 from vis4d_jax_loss._numerics import expand_mask, fill_masked
 from vis4d_jax_loss.reducer import LossReducer, OverAxis, SumWeightedLoss
 
-# Reductions that need an initial value where everything is masked.
-_INITIAL = {jnp.max: -math.inf, jnp.min: math.inf}
+# Reductions that need an initial value where everything is masked. A list, since not every reducer
+# has a hash.
+_INITIAL = [
+    (jnp.max, -math.inf),
+    (jnp.amax, -math.inf),
+    (jnp.min, math.inf),
+    (jnp.amin, math.inf),
+]
 
 
 def reduce_loss(
@@ -69,7 +75,8 @@ def _reduce_like_numpy(
     axis: Any = {name: bound[name] for name in ("axis", "keepdims") if _is_given(bound.get(name))}
     any_valid = jnp.any(where, **axis)
     nothing_valid = ~jnp.any(where, **axis | dict(keepdims=True))
-    initial = _INITIAL.get(getattr(reduce, "func", reduce))
+    function = getattr(reduce, "func", reduce)
+    initial = next((value for known, value in _INITIAL if known is function), None)
     if initial is not None and not _is_given(bound["initial"]):
         reduce = functools.partial(reduce, initial=initial)
     return jnp.where(any_valid, reduce(loss, where=where | nothing_valid), 0)

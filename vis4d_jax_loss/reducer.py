@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _numerics
-from vis4d_jax_loss._checks import check_element_weight, check_mask
+from vis4d_jax_loss._checks import check_axes, check_element_weight, check_mask
 from vis4d_jax_loss._numerics import expand_mask, fill_masked, safe_divide
 from vis4d_jax_loss._value_checks import expect_finite
 
@@ -86,12 +86,16 @@ def sum_loss(
     Returns:
         A scalar, or the axes of ``loss`` that are left.
 
+    Raises:
+        ValueError: If ``axis`` is not an axis of ``loss``, or repeats one.
+
     Example:
         >>> print(sum_loss(jnp.array([1.0, 2.0]), where=jnp.array([True, False])))
         1.0
     """
     losses = _numerics.to_float(identity_loss(loss, where=where))
-    return psum_over(jnp.sum(losses, _axes(axis, losses.ndim)), axis_name)
+    axes = check_axes("sum_loss", axis, losses.shape)
+    return psum_over(jnp.sum(losses, axes), axis_name)
 
 
 def mean_loss(
@@ -118,15 +122,18 @@ def mean_loss(
     Returns:
         A scalar, or the axes of ``loss`` that are left. It is 0 where everything is masked.
 
+    Raises:
+        ValueError: If ``axis`` is not an axis of ``loss``, or repeats one.
+
     Example:
         >>> loss, where = jnp.array([[1.0, 2.0], [9.0, 9.0]]), jnp.array([True, False])
         >>> print(mean_loss(loss, where=where), mean_loss(loss, where=where, axis=1))
         1.5 [1.5 0. ]
     """
     loss, where = _expanded("mean_loss", loss, where)
-    total = sum_loss(loss, where=where, axis=axis, axis_name=axis_name)
+    axes = check_axes("mean_loss", axis, loss.shape)
+    total = sum_loss(loss, where=where, axis=axes, axis_name=axis_name)
     # The count is a float: as int32 it would wrap at 2**31 elements, on one device or over many.
-    axes = _axes(axis, loss.ndim)
     if where is None:
         count = jnp.asarray(math.prod(loss.shape[i] for i in axes), total.dtype)
     else:
@@ -208,7 +215,7 @@ class OverAxis:
     axis_name: AxisName
 
     def __post_init__(self) -> None:
-        if isinstance(self.axis_name, list):
+        if isinstance(self.axis_name, list):  # which has no hash
             object.__setattr__(self, "axis_name", tuple(self.axis_name))
 
     def __call__(self, loss: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
@@ -219,12 +226,6 @@ class OverAxis:
 def psum_over(x: jax.Array, axis_name: AxisName | None) -> jax.Array:
     """Add over the shards of a mesh axis; without an axis, return ``x``."""
     return x if axis_name is None else lax.psum(x, axis_name)
-
-
-def _axes(axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
-    """The axes to reduce, counted from the first."""
-    axes = range(ndim) if axis is None else [axis] if isinstance(axis, int) else axis
-    return tuple(i % ndim for i in axes)
 
 
 def _expanded(

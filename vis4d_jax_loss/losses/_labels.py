@@ -56,29 +56,27 @@ def read_labels(
     labels, exact, fits = _as_int32(target)
     skipped = jnp.full(labels.shape, False)
     for label in ignored:
-        skipped |= fits & (labels == label)
+        skipped |= _find(label, target, labels, fits)
     if mask is not None:
         skipped |= ~expand_mask(mask, labels.shape)
     invalid = ~skipped & ~(fits & (labels >= 0) & (labels < num_classes))
     bad = invalid | (~skipped & ~exact)
-    shown = labels if isinstance(target, np.ndarray) else target
+    shown = as_array(target)
     labels = _value_checks.expect_labels(function, labels, bad, shown, num_classes)
     return Labels(labels, skipped, invalid)
 
 
 def ignored_labels(function: str, ignore_index: Any, num_classes: int | None = None) -> list[Any]:
     """The labels to ignore, each an int or a traced scalar."""
-    labels = ignore_index
-    if labels is None:
-        labels = ()
-    elif not isinstance(labels, Sequence) and np.ndim(labels) == 0:
-        labels = (labels,)
-    labels = list(labels)
-    for label in labels:
-        dtype = jnp.result_type(label) if isinstance(label, ArrayLike) else None
-        if dtype is None or np.ndim(label) or not jnp.issubdtype(dtype, jnp.integer):
-            rule = "ignore_index must be a label, a tuple of labels, or None for no label"
-            fail(TypeError, function, rule, f"ignore_index {ignore_index!r}")
+    if ignore_index is None:
+        labels = []
+    elif isinstance(ignore_index, Sequence) or np.ndim(ignore_index) == 1:
+        labels = list(ignore_index)
+    else:
+        labels = [ignore_index]
+    if not all(map(_is_label, labels)):
+        rule = "ignore_index must be a label, a tuple of labels, or None for no label"
+        fail(TypeError, function, rule, f"ignore_index {ignore_index!r}")
     known = [int(label) for label in labels if not isinstance(label, Tracer)]
     if 255 in known and isinstance(num_classes, int) and num_classes > 255:
         message = (
@@ -86,8 +84,25 @@ def ignored_labels(function: str, ignore_index: Any, num_classes: int | None = N
             "contains 255. Pass ignore_index=None to ignore no label, or the label to ignore."
         )
         warnings.warn(message, stacklevel=2)
-    traced = [label for label in labels if isinstance(label, Tracer)]
-    return [label for label in known if _INT32.min <= label <= _INT32.max] + traced
+    return known + [label for label in labels if isinstance(label, Tracer)]
+
+
+def _is_label(x: Any) -> bool:
+    if isinstance(x, int):
+        return not isinstance(x, bool)
+    is_scalar = isinstance(x, jax.Array | np.ndarray | np.generic) and x.ndim == 0
+    return is_scalar and jnp.issubdtype(x.dtype, jnp.integer)
+
+
+def _find(label: Any, target: Any, labels: jax.Array, fits: Any) -> Any:
+    """Where a label is. One that int32 cannot hold is compared with the labels as they were."""
+    if isinstance(label, Tracer) or _INT32.min <= label <= _INT32.max:
+        return fits & (labels == label)
+    if not jnp.issubdtype(target.dtype, jnp.integer):
+        return np.False_
+    limits = jnp.iinfo(target.dtype)
+    held = limits.min <= label <= limits.max
+    return jnp.asarray(target == target.dtype.type(label)) if held else np.False_
 
 
 def _as_int32(target: Any) -> tuple[jax.Array, Any, Any]:
@@ -105,12 +120,3 @@ def _as_int32(target: Any) -> tuple[jax.Array, Any, Any]:
     select = np.where if isinstance(target, np.ndarray) else jnp.where
     labels = select(fits, target, target.dtype.type(0)).astype(np.int32)
     return jnp.asarray(labels), np.True_, jnp.asarray(fits)
-
-
-def shard_like(labels: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
-    """Shard labels as the logits are, on a mesh with explicit axes; elsewhere JAX does it."""
-    spec = list(jax.typeof(logits).sharding.spec)
-    del spec[axis]
-    if spec == list(jax.typeof(labels).sharding.spec):
-        return labels
-    return jax.sharding.reshard(labels, jax.sharding.PartitionSpec(*spec))

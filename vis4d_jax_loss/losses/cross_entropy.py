@@ -19,11 +19,9 @@ from vis4d_jax_loss.losses._inputs import check_logits
 from vis4d_jax_loss.losses._labels import (
     FROM_MODULE,
     IgnoreIndex,
-    Labels,
     ignored_labels,
     labels_as_array,
     read_labels,
-    shard_like,
 )
 from vis4d_jax_loss.reducer import LossReducer, identity_loss, mean_loss
 
@@ -89,7 +87,6 @@ def cross_entropy(
 
     # Find the elements without a valid label.
     labels = read_labels(name, target, ignore_index, num_classes, mask)
-    labels = Labels(*(shard_like(x, output, axis) for x in labels))
     has_label = ~(labels.skipped | labels.invalid)
 
     # Replace the logits of ignored and masked elements, which may be NaN.
@@ -175,13 +172,12 @@ def _one_class_at_a_time(
     columns = [lax.index_in_dim(logits, i, axis, keepdims=False) for i in range(logits.shape[axis])]
     largest = reduce(jnp.maximum, columns)
     log_total = jnp.log(sum(jnp.exp(column - largest) for column in columns))
-    label_logit = jnp.zeros_like(largest)
-    for i, column in enumerate(columns):
-        label_logit = jnp.where(labels == i, column, label_logit)
+    # A sum, because a choice between two arrays requires labels with the sharding of the logits.
+    label_logit = sum(jnp.where(labels == i, column, 0) for i, column in enumerate(columns))
     # In the gradient, XLA on a CPU computes ``largest`` again for every class, but stores a
     # logarithm. So the shift contains ``log_total``, and the rest is that sum's rounding error.
     shift = largest + log_total
-    return shift, log_total - (shift - largest), label_logit
+    return shift, log_total - (shift - largest), jnp.asarray(label_logit)
 
 
 def _is_label(labels: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:

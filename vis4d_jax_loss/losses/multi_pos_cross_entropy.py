@@ -72,7 +72,9 @@ def multi_pos_cross_entropy(
     pred = to_float(fill_masked(pred, valid))
     pred = _value_checks.expect_finite_or_off(name, "pred", pred)
 
-    loss = jax.nn.softplus(_log_sum_of_ratios(pred, pairs.positive, pairs.negative))
+    # The masks get the sharding of pred, with which they choose between arrays.
+    positive, negative = (kind & jnp.full_like(pred, True, bool) for kind in pairs[:2])
+    loss = jax.nn.softplus(_log_sum_of_ratios(pred, positive, negative))
 
     # A target without a meaning gives NaN, never a plausible number.
     loss = jnp.where(jnp.any(pairs.unknown, axis=-1), jnp.nan, loss)

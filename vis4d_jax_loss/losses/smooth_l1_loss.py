@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss._checks import check_positive
-from vis4d_jax_loss._numerics import even_in_difference, to_common_float
+from vis4d_jax_loss._numerics import difference, even_in_difference, safe_divide, to_common_float
 from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import read_elements
@@ -61,9 +61,8 @@ def smooth_l1_loss(
     limits = jnp.finfo(jnp.float32)
     lowest, largest = 4 * float(limits.tiny), float(limits.max)
     if isinstance(beta, jax.Array):
-        # A traced beta may have a gradient, which the derivative below does not contain.
-        pred, target, beta = to_common_float(pred, target, jnp.clip(beta, lowest, largest))
-        return reduce_loss(reducer, _smooth_absolute(pred - target, beta), mask)
+        error, beta = to_common_float(difference(pred, target), jnp.clip(beta, lowest, largest))
+        return reduce_loss(reducer, _with_gradient_of_beta(error, beta), mask)
 
     beta = min(max(float(beta), lowest), largest)
     value, derivative = (partial(f, beta=beta) for f in (_smooth_absolute, _smooth_sign))
@@ -85,6 +84,20 @@ def _smooth_absolute(x: jax.Array, beta: Any) -> jax.Array:
 
 def _smooth_sign(x: jax.Array, beta: float) -> jax.Array:
     return jnp.clip(x * (1 / beta), -1, 1)
+
+
+# JAX's own derivative contains 1 / beta^2, which overflows for small beta.
+@jax.custom_jvp
+def _with_gradient_of_beta(x: jax.Array, beta: jax.Array) -> jax.Array:
+    return _smooth_absolute(x, beta)
+
+
+@_with_gradient_of_beta.defjvp
+def _with_gradient_of_beta_jvp(primals, tangents):
+    (x, beta), (dx, dbeta) = primals, tangents
+    ratio = safe_divide(jnp.minimum(jnp.abs(x), beta), beta)
+    slope = jnp.sign(x) * ratio
+    return _with_gradient_of_beta(x, beta), slope * dx - 0.5 * ratio * ratio * dbeta
 
 
 class SmoothL1Loss(Loss):
