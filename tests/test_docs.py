@@ -22,7 +22,7 @@ NAMES |= {"jax": jax, "jnp": jnp, "NamedSharding": NamedSharding, "P": P}
 DOCS = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "gallery").glob("*.md")])
 PAGES = [page for page in [ROOT / "README.md", *DOCS] if ">>>" in page.read_text()]
 # Types for annotations; the functions that use them explain them.
-TYPES = {"AxisName", "InputPath", "IoUMode", "Schedule", "TermWeight"}
+TYPES = {"IgnoreIndex", "AxisName", "InputPath", "IoUMode", "Schedule", "TermWeight"}
 LOSSES = [name for name in vis4d_jax_loss.__all__ if re.search("[a-z](_loss|entropy)$", name)]
 SHOWN = [
     source for page in DOCS for source in re.findall(r"{source} (\S+)::(\S+)", page.read_text())
