@@ -29,9 +29,9 @@ def as_array(x: ArrayLike) -> jax.Array:
     if isinstance(x, jax.Array):
         return x
     array = jnp.asarray(x)
-    narrowed = isinstance(x, np.ndarray | np.generic) and x.dtype != array.dtype
-    if narrowed and is_integer(array) and np.any(x.astype(array.dtype) != x):
-        return jnp.asarray(x, jnp.float32)
+    if isinstance(x, np.ndarray | np.generic) and is_integer(array) and x.dtype != array.dtype:
+        wrapped = np.any(x.astype(array.dtype) != x)
+        return jnp.asarray(x, jnp.float32) if wrapped else array
     return array
 
 
