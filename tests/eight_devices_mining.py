@@ -176,3 +176,78 @@ def test_random_mining_over_shards():
     weight, count = jax.jit(step)(*shard((pred, target), mesh), jax.random.key(0))
     positives = int((target == 1).sum())
     assert count == weight.sum() == positives + int(positives * 0.5)
+
+
+def test_mining_over_sharded_columns_under_vmap():
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    values = np.random.default_rng(1).integers(0, 4, (4, 3, 8)).astype(np.float32)
+    target = (values == 3).astype(np.int32)
+    steps = (
+        jax.vmap(lambda v, t: vjl.top_k_mask(v, 5)),
+        jax.vmap(lambda v, t: vjl.top_k_mask(v, 9, t == 0)),
+        jax.vmap(lambda v, t: vjl.top_k_mask(v[0], 3)),
+        jax.vmap(lambda v, t: vjl.random_k_mask(jax.random.key(0), 5, t == 0)),
+        jax.vmap(jax.value_and_grad(vjl.EmbeddingDistanceLoss(neg_pos_ub=1.0))),
+    )
+    expected = [step(values, target) for step in steps]
+    sharding = NamedSharding(mesh, P("data", None, "model"))
+    inputs = jax.device_put((values, target), sharding)
+    for step, result in zip(steps, expected, strict=True):
+        assert_same(jax.jit(step)(*inputs), result)  # no mesh in context
+        with set_mesh(mesh):
+            assert_same(jax.jit(step)(*inputs), result)
+            assert_same(step(*inputs), result)
+
+
+@every_kind
+def test_eager_mining_of_sharded_arrays(kind):
+    values = shard(VALUES, make_mesh(kind))
+    for _ in range(2):
+        np.testing.assert_array_equal(vjl.top_k_mask(values, 14), vjl.top_k_mask(VALUES, 14))
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_the_same_values_and_another_k_on_each_device(check):
+    mesh = make_mesh(AxisType.Auto)
+    mapped = functools.partial(jax.shard_map, mesh=mesh, check_vma=check)
+    ks = jnp.arange(SHARDS) * 2
+    expected = jax.vmap(vjl.top_k_mask, (None, 0))(VALUES, ks)
+
+    def mine(k):
+        return vjl.top_k_mask(jnp.asarray(VALUES), k[0])[None]
+
+    step = mapped(mine, in_specs=P("data"), out_specs=P("data"))
+    np.testing.assert_array_equal(jax.jit(step)(ks), expected)
+
+    def mine_at_random(where, k):
+        return vjl.random_k_mask(jax.random.key(0), k[0], where)[None]
+
+    step = mapped(mine_at_random, in_specs=(P(), P("data")), out_specs=P("data"))
+    masks = jax.jit(step)(VALUES > 1, ks)
+    np.testing.assert_array_equal(masks.sum((1, 2)), ks)
+
+
+def test_another_bound_of_negatives_on_each_device():
+    mesh = make_mesh(AxisType.Auto)
+    pred, target = jnp.asarray(VALUES / 5), jnp.asarray(VALUES == 4)
+    bounds = jnp.arange(1.0, SHARDS + 1) / 4
+
+    def loss(bound):
+        return vjl.embedding_distance_loss(pred, target, neg_pos_ub=bound)
+
+    step = jax.shard_map(
+        lambda bound: loss(bound[0])[None], mesh=mesh, in_specs=P("data"), out_specs=P("data")
+    )
+    np.testing.assert_allclose(jax.jit(step)(bounds), jax.vmap(loss)(bounds), rtol=1e-6)
+
+
+def test_one_k_for_all_shards_of_an_axis():
+    mesh = make_mesh(AxisType.Auto)
+    step = jax.shard_map(
+        lambda x, k: vjl.top_k_mask(x, k[0], axis_name="data"),
+        mesh=mesh,
+        in_specs=(P("data"), P("data")),
+        out_specs=P("data"),
+    )
+    with pytest.raises(ValueError, match="top_k_mask: k must be the same on all shards of axis_"):
+        jax.jit(step)(VALUES, jnp.arange(SHARDS))

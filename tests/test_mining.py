@@ -1,5 +1,6 @@
 """Masks of exactly k elements: the largest ones, or random ones, of any dtype and rank."""
 
+import gc
 import math
 
 import hypothesis.extra.numpy as hnp
@@ -10,9 +11,13 @@ import numpy as np
 import pytest
 from error_text import raises
 from hypothesis import given, settings
+from jax import export
+from jax.experimental import checkify
+from jax.experimental.jet import jet
 
 from vis4d_jax_loss import random_k_mask, top_k_mask
 from vis4d_jax_loss._numerics import enable_x64
+from vis4d_jax_loss.mining import count_elements
 
 SHAPES = [(), (0,), (7,), (2, 5), (2, 1, 4)]
 DTYPES = ["float32", "float16", "int8", "uint8", "int32", "uint32", "int16"]
@@ -174,10 +179,198 @@ def test_random_k_mask_chooses_each_candidate_equally_often():
         (
             lambda: random_k_mask(jax.random.key(0), 1, jnp.ones(3)),
             TypeError,
-            "top_k_mask: where must be boolean, got where float32. True means valid, False means padding; weights belong in SumWeightedLoss.",
+            "random_k_mask: where must be boolean, got where float32. True means valid, False means padding; weights belong in SumWeightedLoss.",
         ),
     ],
 )
 def test_mistakes_are_errors(call, kind, message):
     with raises(kind, message):
         call()
+
+
+TIES = jnp.array([[1.0, 2.0, 1.0, 0.0], [1.0, 1.0, 2.0, 1.0]])
+EAGER = {
+    "without ties": lambda: top_k_mask(TIES, 2),
+    "ties": lambda: top_k_mask(TIES, 4, TIES > 0),
+    "traced k": lambda: top_k_mask(TIES, jnp.int32(4)),
+    "random": lambda: random_k_mask(jax.random.key(0), 3, TIES > 0),
+    "vmap": lambda: jax.vmap(top_k_mask)(TIES, jnp.array([1, 2])),
+    "grad": lambda: jax.grad(lambda x: jnp.sum(jnp.where(top_k_mask(x, 3), x, 0)))(TIES),
+}
+
+
+def compilations(caplog, function):
+    """Names of the programs that a call compiles."""
+    caplog.clear()
+    with jax.log_compiles():
+        jax.block_until_ready(function())
+    return [r.getMessage() for r in caplog.records if "Finished XLA comp" in r.getMessage()]
+
+
+@pytest.mark.parametrize("call", EAGER.values(), ids=EAGER)
+def test_a_second_eager_call_compiles_nothing(call, caplog):
+    call()
+    assert compilations(caplog, call) == []
+
+
+def test_another_k_compiles_nothing(caplog):
+    top_k_mask(TIES, 3)
+    assert compilations(caplog, lambda: top_k_mask(TIES, 5)) == []
+    assert compilations(caplog, lambda: top_k_mask(TIES, np.int64(6))) == []
+
+
+@pytest.mark.parametrize("call", EAGER.values(), ids=EAGER)
+def test_eager_calls_leave_nothing_behind(call):
+    for _ in range(3):
+        call()
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(30):
+        call()
+    gc.collect()
+    assert len(gc.get_objects()) - before < 100
+
+
+def test_without_jit():
+    with jax.disable_jit():
+        np.testing.assert_array_equal(top_k_mask(jnp.array([1.0, 1.0, 0.0]), 1), [1, 0, 0])
+        np.testing.assert_array_equal(top_k_mask(TIES, 4), [[1, 1, 1, 0], [0, 0, 1, 0]])
+        assert random_k_mask(jax.random.key(0), 3, TIES > 0).sum() == 3
+        rows = jax.vmap(top_k_mask)(TIES, jnp.array([1, 2]))
+        np.testing.assert_array_equal(rows, [[0, 1, 0, 0], [1, 0, 1, 0]])
+
+
+def test_within_other_transformations():
+    expected = compiled_top_k(TIES, 4)
+
+    def mask(x):
+        return top_k_mask(x, 4)
+
+    with jax.checking_leaks():
+        np.testing.assert_array_equal(jax.jit(mask)(TIES), expected)
+    np.testing.assert_array_equal(jax.checkpoint(mask)(TIES), expected)
+    error, value = checkify.checkify(jax.jit(mask), errors=checkify.all_checks)(TIES)
+    error.throw()
+    np.testing.assert_array_equal(value, expected)
+    _, scanned = jax.lax.scan(lambda _, x: (None, mask(x)), None, TIES[None])
+    np.testing.assert_array_equal(scanned[0], expected)
+    value, tangent = jax.jvp(lambda x: jnp.where(mask(x), x, 0), (TIES,), (TIES,))
+    np.testing.assert_array_equal(tangent, value)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (1, 1), (4, 5)])
+def test_export_with_symbolic_shapes(shape):
+    n, m = export.symbolic_shape("n, m")
+    values = jax.random.randint(jax.random.key(1), shape, 0, 3).astype(jnp.float32)
+    struct = jax.ShapeDtypeStruct((n, m), jnp.float32)
+    for k in (0, 2, 3):
+        exported = export.export(jax.jit(lambda x, k=k: top_k_mask(x, k)))(struct)
+        np.testing.assert_array_equal(exported.call(values), compiled_top_k(values, k))
+
+    def half(x, where):
+        return top_k_mask(x, x.size // 2, where)
+
+    exported = export.export(jax.jit(half))(struct, jax.ShapeDtypeStruct((n,), bool))
+    where = np.arange(shape[0]) != 1
+    expected = compiled_top_k(values, values.size // 2, where)
+    np.testing.assert_array_equal(exported.call(values, where), expected)
+
+
+def test_export_of_random_masks_with_symbolic_shapes():
+    (n,) = export.symbolic_shape("n")
+    key = jax.random.PRNGKey(0)
+    where = jax.ShapeDtypeStruct((n,), bool)
+    exported = export.export(jax.jit(lambda key, where: random_k_mask(key, 3, where)))(key, where)
+    mask = exported.call(key, jnp.arange(9) % 2 == 0)
+    assert mask.sum() == 3
+    assert not mask[1::2].any()
+
+
+WIDE = [2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**63 - 1]
+
+
+@pytest.mark.parametrize(
+    "mine", [top_k_mask, lambda x, k: random_k_mask(jax.random.key(0), k, x < 9)]
+)
+def test_wide_k(mine):
+    values = jnp.arange(4.0)
+    for k in [*WIDE, 2**70]:
+        assert mine(values, k).all(), k
+        assert not mine(values, -k).any(), k
+    for k in WIDE:
+        assert mine(values, np.int64(k)).all(), k
+        assert mine(values, np.array(k)).all(), k
+        assert mine(values, np.uint64(k)).all(), k
+        assert not mine(values, np.int64(-k)).any(), k
+    assert mine(values, jnp.uint32(2**32 - 1)).all()
+    assert mine(values, jnp.uint32(2**31)).all()
+    assert not mine(values, jnp.int32(-(2**31))).any()
+
+
+def test_wide_traced_k():
+    values = jnp.arange(4.0)
+    assert compiled_top_k(values, jnp.uint32(2**31 + 2)).all()
+    with enable_x64(True):
+        for k in WIDE:
+            assert compiled_top_k(values, jnp.int64(k)).all(), k
+            assert compiled_top_k(values, jnp.uint64(k)).all(), k
+            assert not compiled_top_k(values, jnp.int64(-k)).any(), k
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.int16, jnp.uint32, jnp.int32])
+def test_narrow_k_and_strict_promotion(dtype):
+    with jax.numpy_dtype_promotion("strict"):
+        assert top_k_mask(jnp.arange(300.0), jnp.array(100, dtype)).sum() == 100
+        assert jax.jit(top_k_mask)(TIES, jnp.array(4, dtype), TIES > 0).sum() == 4
+
+
+def test_counts_beyond_int32():
+    # 3 shards of 2**30 elements; XLA never stores them.
+    def count(x):
+        return count_elements(jnp.broadcast_to(x, (2**30,)), "shards")
+
+    counts = jax.jit(jax.vmap(count, axis_name="shards"))(jnp.ones(3, bool))
+    np.testing.assert_array_equal(counts, 3 * 2**30)
+
+
+def test_more_elements_than_can_be_counted():
+    def shape_of(*shape):
+        return jax.eval_shape(lambda x: top_k_mask(x, 5), jax.ShapeDtypeStruct(shape, np.uint8))
+
+    assert shape_of(2**32 - 1).shape == (2**32 - 1,)
+    with pytest.raises(
+        ValueError, match=r"top_k_mask: .* at most 2\*\*32 - 1 elements .* 4294967296"
+    ):
+        shape_of(2**16, 2**16)
+    values = jax.ShapeDtypeStruct((4, 2**30), np.uint8)
+    shards = jax.vmap(lambda x: top_k_mask(x, 5, axis_name="shards"), axis_name="shards")
+    with pytest.raises(ValueError, match=r"at most 2\*\*32 - 1 elements .* 4294967296 elements"):
+        jax.eval_shape(shards, values)
+
+
+def test_ties_over_vmapped_shards():
+    values = jax.random.randint(jax.random.key(0), (5, 3, 4), 0, 3)
+    for axes in ("shards", ("shards",)):
+        mapped = jax.vmap(
+            lambda x, k, axes=axes: top_k_mask(x, k, axis_name=axes), (0, None), axis_name="shards"
+        )
+        for k in (-1, 0, 1, 7, 20, 33, 59, 60, 99):
+            np.testing.assert_array_equal(mapped(values, k), compiled_top_k(values, k))
+
+
+def test_errors_name_the_function():
+    with pytest.raises(TypeError, match="random_k_mask: where must be boolean, got where float32"):
+        random_k_mask(jax.random.key(0), 1, jnp.ones(3))
+    for bad in (1.0, True, np.float32(1), np.array([1])):
+        with pytest.raises(TypeError, match="random_k_mask: k must be an integer scalar, got k "):
+            random_k_mask(jax.random.key(0), bad, jnp.ones(3, bool))
+
+
+def test_taylor_mode():
+    def kept(x):
+        return jnp.sum(jnp.where(top_k_mask(x, 2), x**2, 0))
+
+    x, series = jnp.array([1.0, 3.0, 2.0]), ((jnp.ones(3), jnp.zeros(3)),)
+    for function in (kept, jax.jit(kept)):
+        value, (first, second) = jet(function, (x,), series)
+        np.testing.assert_allclose([value, first, second], [13, 10, 4], rtol=1e-5)

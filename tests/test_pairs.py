@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 
+from vis4d_jax_loss._numerics import enable_x64
 from vis4d_jax_loss.losses._pairs import negatives_to_keep, pair_masks
 
 
@@ -78,3 +79,64 @@ def test_a_mask_of_rows_removes_pairs_of_every_kind():
 def test_unsigned_targets_have_no_minus_1():
     pairs = pair_masks("f", jnp.array([1, 0, 255], jnp.uint8), None)
     np.testing.assert_array_equal(pairs.unknown, [False, False, True])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int32", "uint8"])
+@pytest.mark.parametrize(
+    "neg_pos_ub", [0.29, 0.5, 1 / 3, 3.0, 123.456, -1.0, 0.0, math.inf, math.nan]
+)
+def test_a_traced_bound_counts_with_the_value_of_its_dtype(neg_pos_ub, dtype):
+    if not jnp.issubdtype(dtype, jnp.floating):
+        neg_pos_ub = max(int(np.nan_to_num(neg_pos_ub)) % 256, 0)
+    traced = jnp.array(neg_pos_ub, dtype)
+    counts = [0, 1, 2, 3, 7, 99, 100, 200, 300, 2**24 + 1, 2**31 - 1]
+    pos, neg = (x.ravel() for x in np.meshgrid(counts, counts))
+    step = jax.jit(jax.vmap(negatives_to_keep, (0, 0, None)))
+    kept = step(jnp.array(pos, jnp.int32), jnp.array(neg, jnp.int32), traced)
+    expected = [
+        python_negatives(int(p), int(n), float(traced)) for p, n in zip(pos, neg, strict=True)
+    ]
+    np.testing.assert_array_equal(kept, expected)
+
+
+def test_a_traced_bound_in_float64_is_exact():
+    with enable_x64(True):
+        for num_pos, kept in ((100, 28), (200, 57), (300, 87)):
+            traced = jax.jit(negatives_to_keep)(jnp.int32(num_pos), jnp.int32(10**6), 0.29)
+            assert traced == kept
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, np.int32, np.uint8, np.float16])
+def test_a_numpy_bound(kind):
+    kept = negatives_to_keep(jnp.int32(100), jnp.int32(10**6), kind(3))
+    assert kept == 300
+
+
+def test_counts_beyond_int32():
+    def kept(num_pos, neg_pos_ub):
+        negatives = negatives_to_keep(jnp.uint32(num_pos), jnp.uint32(3 * 2**30), neg_pos_ub)
+        return int(negatives)
+
+    assert kept(2**30, 2.5) == int(2.5 * 2**30)
+    assert kept(2**30, jnp.float32(2.5)) == int(2.5 * 2**30)
+    assert kept(2**30, 3.0) == 3 * 2**30
+    assert kept(0, 2.0**31 + 2) == 2**31 + 2
+    assert kept(0, 1e300) == 3 * 2**30
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bool", "uint8", "int8", "uint32", "int32", "float16", "bfloat16", "float8_e5m2"]
+)
+def test_targets_of_every_dtype(dtype):
+    target = jnp.array([1, 0, 1, 0]).astype(dtype)
+    pairs = pair_masks("test", target, None)
+    np.testing.assert_array_equal(pairs.positive, [1, 0, 1, 0])
+    np.testing.assert_array_equal(pairs.negative, [0, 1, 0, 1])
+    assert not pairs.unknown.any()
+
+
+def test_wide_targets_do_not_wrap():
+    assert pair_masks("test", jnp.array([2**32 - 1], jnp.uint32), None).unknown.all()
+    with enable_x64(True):
+        target = jnp.array([2**32 + 1, 2**32, 2**32 - 1, -1], jnp.int64)
+        np.testing.assert_array_equal(pair_masks("test", target, None).unknown, [1, 1, 1, 0])

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
@@ -86,8 +87,25 @@ def check_mask(function: str, where: ArrayLike | None, shape: tuple[int, ...]) -
     return where
 
 
+def check_number(function: str, **options: Any) -> None:
+    """An option that is a number: Python's, NumPy's, or a scalar array, traced or not."""
+    for name, value in options.items():
+        if not isinstance(value, int | float | np.number | jax.Array) or np.ndim(value):
+            got = describe(**{name: repr(value)})
+            fail(TypeError, function, f"{name} must be a number", got)
+
+
+def check_integer(function: str, **options: Any) -> None:
+    """An option that decides about shapes, and so cannot be traced."""
+    for name, value in options.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool):
+            got = describe(**{name: repr(value)})
+            fail(TypeError, function, f"{name} must be an integer", got)
+
+
 def check_positive(function: str, remedy: str = "", **options: Any) -> None:
-    """Check options that are numbers; a traced option cannot be checked."""
+    """Check options that are numbers; the sign of a traced one is not known."""
+    check_number(function, **options)
     for name, value in options.items():
         if not isinstance(value, Tracer) and not value > 0:
             got = describe(**{name: value})
@@ -117,3 +135,33 @@ def check_element_weight(
     if as_rows != as_columns and broadcasts(as_rows):
         remedy = "Write weight[:, None] for rows or weight[None, :] for columns."
         fail(ValueError, function, "weight must fit the loss in one way only", got, remedy)
+
+
+def check_reducer(
+    function: str,
+    reducer: Any,
+    array_remedy: str = "Weights belong in reducer=SumWeightedLoss(weight, avg_factor).",
+) -> None:
+    """A reducer is a function or another callable object, and no class.
+
+    Args:
+        function: Name of the function or class that got the reducer.
+        reducer: Any value.
+        array_remedy: What to do instead of passing an array.
+    """
+    if callable(reducer) and not isinstance(reducer, type):
+        return
+    got, remedy = repr(reducer), "Use mean_loss, sum_loss or jnp.mean; pass other options by name."
+    if reducer is None:
+        remedy = "Use mean_loss, or identity_loss to keep one loss per element."
+    elif isinstance(reducer, type):
+        got, remedy = f"the class {reducer.__name__}", "Pass a function such as mean_loss."
+    elif has_arrays(reducer):
+        got, remedy = str(getattr(reducer, "shape", type(reducer).__name__)), array_remedy
+    rule = "reducer must be a function of the losses"
+    fail(TypeError, function, rule, describe(reducer=got), remedy)
+
+
+def has_arrays(value: Any) -> bool:
+    """Whether the value is an array or a container, which may have arrays in it."""
+    return isinstance(value, jax.Array | np.ndarray | list | tuple | dict)

@@ -4,6 +4,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import jax
@@ -165,3 +166,13 @@ def _safe_divide_jvp(primals, tangents):
     (numerator, denominator), (dn, dd) = primals, tangents
     quotient, reciprocal = safe_divide(numerator, denominator), safe_divide(1.0, denominator)
     return quotient, reciprocal * (dn - quotient * dd)
+
+
+def as_option(number: ArrayLike, dtype: DTypeLike | None = None) -> float | jax.Array:
+    """Read an option that is a number, a NumPy scalar or traced.
+
+    A number becomes a float of Python, which takes the dtype of the array that it meets: a float64
+    scalar of NumPy would turn a float32 loss into float64. An array, which may be traced, is cast
+    to ``dtype``; without a ``dtype`` it keeps its own.
+    """
+    return float(number) if isinstance(number, Real) else jnp.asarray(number, dtype)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vis4d_jax_loss._checks import describe, fail
+from vis4d_jax_loss._checks import check_reducer, describe, fail
 from vis4d_jax_loss._numerics import expand_mask, fill_masked
 from vis4d_jax_loss.reducer import LossReducer, OverAxis, SumWeightedLoss
 
@@ -29,6 +29,7 @@ def reduce_loss(
     A mask that the caller gave must be respected. An ``optional`` mask follows from the data alone:
     a reducer that takes no mask may ignore it.
     """
+    check_reducer("reducer", reducer)
     reduce: Any = reducer
     parameters = parameters_of(reducer) or {}
     any_keyword = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -1,10 +1,11 @@
 """Mining: masks of exactly k elements, where k may be traced."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -12,9 +13,7 @@ from vis4d_jax_loss._checks import check_mask, check_numeric, fail
 from vis4d_jax_loss._numerics import count_true, expand_mask
 from vis4d_jax_loss.reducer import AxisName, psum_over
 
-_INT32_MAX = 2**31 - 1
-
-Count = Callable[[jax.Array], jax.Array]  # counts a mask, over all shards
+_MAX_COUNT = 2**32 - 1
 
 
 def top_k_mask(
@@ -34,8 +33,8 @@ def top_k_mask(
 
     Args:
         values: Any shape, any numeric dtype. NaN counts as the largest value, -0.0 as 0.0.
-        k: Integer scalar, a Python number or traced. If there are fewer candidates, all of them are
-            marked; if it is negative, none.
+        k: Integer scalar of any dtype, a number or traced. If there are fewer candidates, all of
+            them are marked; if it is negative, none.
         where: Mask of candidates over the leading axes of ``values``. Other elements are never
             marked and may contain anything, NaN included.
         axis_name: Mesh axis (or axes) of a ``shard_map``. Its shards, stacked along their leading
@@ -47,51 +46,30 @@ def top_k_mask(
     Raises:
         TypeError: If ``values`` is not numeric, ``k`` is not an integer scalar, or ``where`` is not
             boolean.
-        ValueError: If ``where`` does not cover the leading axes of ``values``.
+        ValueError: If ``where`` does not cover the leading axes of ``values``, if all shards
+            together have more than ``2**32 - 1`` elements, or if ``k`` differs between the shards
+            of ``axis_name``.
 
     Example:
         >>> print(top_k_mask(jnp.array([1.0, 3.0, 3.0, 3.0, 2.0]), 2))
         [False  True  True False False]
     """
-    values = jnp.asarray(values)
-    k = jnp.asarray(min(k, _INT32_MAX) if isinstance(k, int) else k)
-    check_numeric("top_k_mask", values=values)
-    _check_k("top_k_mask", k)
-    mask = check_mask("top_k_mask", where, values.shape)
-
-    codes = _ordered_codes(values)
-    # ``codes == codes`` is always True; it gives the mask the sharding of the values.
-    candidate = expand_mask(True if mask is None else mask, values.shape) & (codes == codes)
-    # Codes are at least 0, and the search tries thresholds of at least 1: no other element counts.
-    codes = jnp.where(candidate, codes, 0)
-
-    def count(mask: jax.Array) -> jax.Array:
-        return psum_over(count_true(mask), axis_name)
-
-    num_candidates = count(candidate)
-    k = jnp.clip(k, 0, num_candidates).astype(jnp.int32)
-    threshold, reached = _kth_largest(codes, k, num_candidates, count)
-
-    def with_ties() -> jax.Array:
-        above = codes > threshold
-        tied = candidate & (codes == threshold)
-        return above | _first_true(tied, k - count(above), count, axis_name)
-
-    def without_ties() -> jax.Array:
-        return candidate & (codes >= threshold)
-
-    return lax.cond(reached == k, without_ties, with_ties)
+    return _checked_mask("top_k_mask", jnp.asarray(values), k, where, axis_name)
 
 
 def random_k_mask(
     key: jax.Array, k: ArrayLike, where: ArrayLike, *, axis_name: AxisName | None = None
 ) -> jax.Array:
-    """Mark exactly ``k`` elements at random; all choices are equally likely.
+    """Mark exactly ``k`` elements at random.
+
+    Every element draws 32 random bits, and the ``k`` largest numbers are marked. All choices are
+    equally likely, except that equal numbers go to the lowest index: two given elements draw the
+    same number once in ``2**32`` times.
 
     Args:
         key: A ``jax.random`` key.
-        k: Integer scalar, a Python number or traced. If there are fewer candidates, all of them are
-            marked; if it is negative, none.
+        k: Integer scalar of any dtype, a number or traced. If there are fewer candidates, all of
+            them are marked; if it is negative, none.
         where: Mask of candidates, of any shape.
         axis_name: Mesh axis (or axes) of a ``shard_map``: ``k`` counts elements of all shards. Give
             every shard the same key; each shard draws different numbers from it.
@@ -101,6 +79,8 @@ def random_k_mask(
 
     Raises:
         TypeError: If ``where`` is not boolean or ``k`` is not an integer scalar.
+        ValueError: If all shards together have more than ``2**32 - 1`` elements, or if ``k``
+            differs between the shards of ``axis_name``.
 
     Example:
         >>> where = jnp.array([True, False, True, True])
@@ -112,13 +92,78 @@ def random_k_mask(
     if axis_name is not None:
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
     draws = jax.random.bits(key, where.shape, jnp.uint32)
-    return top_k_mask(draws, k, where, axis_name=axis_name)
+    return _checked_mask("random_k_mask", draws, k, where, axis_name)
 
 
-def _check_k(function: str, k: jax.Array) -> None:
+def count_elements(mask: jax.Array, axis_name: AxisName | None = None) -> jax.Array:
+    """Count the True elements over all shards, as uint32: exact up to ``2**32 - 1``."""
+    # A count that is too large for int32 wraps to a negative number, and this cast undoes that.
+    return psum_over(count_true(mask).astype(jnp.uint32), axis_name)
+
+
+def _checked_mask(
+    function: str,
+    values: jax.Array,
+    k: ArrayLike,
+    where: ArrayLike | None,
+    axis_name: AxisName | None,
+) -> jax.Array:
+    check_numeric(function, values=values)
+    mask = check_mask(function, where, values.shape)
+    if isinstance(axis_name, list):
+        axis_name = tuple(axis_name)
+    _check_size(function, values, axis_name)
+    k = _read_k(function, k)
+    return _largest_mask(function, lax.stop_gradient(values), k, mask, axis_name)
+
+
+def _check_size(function: str, values: jax.Array, axis_name: AxisName | None) -> None:
+    if not isinstance(values.size, int):
+        return  # Under jax.export, sizes may be symbols.
+    size = values.size if axis_name is None else values.size * lax.psum(1, axis_name)
+    if size > _MAX_COUNT:
+        rule = "there can be at most 2**32 - 1 elements to choose from"
+        remedy = "Choose from parts of the array, e.g. with jax.vmap."
+        fail(ValueError, function, rule, f"{size} elements", remedy)
+
+
+def _read_k(function: str, k: Any) -> jax.Array:
+    """A number of any size, or an integer scalar of any dtype, as uint32."""
+    if isinstance(k, np.ndarray) and k.ndim == 0:
+        k = k[()]
+    if isinstance(k, int | np.integer) and not isinstance(k, bool):
+        k = np.uint32(min(max(int(k), 0), _MAX_COUNT))
+    k = jnp.asarray(k)
     if not jnp.issubdtype(k.dtype, jnp.integer) or k.ndim:
         rule = "k must be an integer scalar"
         fail(TypeError, function, rule, f"k {k.dtype} {k.shape}", "It may be traced.")
+    k = jnp.maximum(k, 0)
+    return (jnp.minimum(k, _MAX_COUNT) if k.dtype.itemsize > 4 else k).astype(jnp.uint32)
+
+
+# Under jit, an eager call compiles the loops once, and not at every call.
+@partial(jax.jit, static_argnames=("function", "axis_name"), inline=True)
+def _largest_mask(
+    function: str, values: jax.Array, k: jax.Array, mask: jax.Array | None, axis_name: Any
+) -> jax.Array:
+    codes = _ordered_codes(values)
+    # ``codes == codes`` is always True; it gives the mask the sharding of the values.
+    tied = expand_mask(True if mask is None else mask, values.shape) & (codes == codes)
+    marked = tied & False
+    # The loops start from this count. It must vary over the devices that k varies over.
+    num_tied = psum_over(count_elements(tied) + _zero_like(k, k.dtype), axis_name)
+    k = jnp.minimum(k, num_tied)
+    if axis_name is not None and jax.typeof(k) != jax.typeof(num_tied):
+        # The loops would end at different passes on different shards, and wait forever.
+        rule = "k must be the same on all shards of axis_name"
+        remedy = "Add the counts of the shards with jax.lax.psum."
+        fail(ValueError, function, rule, f"k {jax.typeof(k)}", remedy)
+    for digit, bits in _digits(codes, axis_name):
+        # The search tries thresholds of at least 1, so that 0 is never counted.
+        digit = jnp.where(tied, digit, 0)
+        threshold, k, num_tied = _kth_largest(digit, bits, k, num_tied, axis_name)
+        marked, tied = marked | (digit > threshold), tied & (digit == threshold)
+    return marked | tied
 
 
 def _ordered_codes(values: jax.Array) -> jax.Array:
@@ -142,69 +187,57 @@ def _ordered_codes(values: jax.Array) -> jax.Array:
     return jnp.where(nan, ~unsigned(0), jnp.where(x < sign, x | sign, ~x))
 
 
-def _kth_largest(
-    codes: jax.Array, k: jax.Array, candidates: jax.Array, count: Count
-) -> tuple[jax.Array, jax.Array]:
-    """Find the largest threshold that at least k codes reach, and how many codes reach it.
+def _digits(codes: jax.Array, axis_name: Any) -> list[tuple[jax.Array, int]]:
+    """What ranks the elements: the value, then the lowest index; and the bits of each number.
 
-    The search stops early at any threshold that exactly k codes reach.
+    The index over all shards has two digits: the shard, then the place within the shard. A single
+    index of a huge array would need 64 bits.
     """
-    one = codes.dtype.type(1)
+    digits = [(codes, 8 * codes.dtype.itemsize)]
+    if axis_name is not None:
+        shards = lax.psum(1, axis_name)
+        shard = (shards - 1 - lax.axis_index(axis_name)).astype(jnp.uint32)
+        digits.append((shard, shards.bit_length()))
+    size = max(codes.size, 1) if isinstance(codes.size, int) else _MAX_COUNT
+    place = np.uint32(size - 1) - _flat_index(codes.shape)
+    return [*digits, (place, size.bit_length())]
+
+
+def _kth_largest(
+    digit: jax.Array, bits: int, k: jax.Array, reached: jax.Array, axis_name: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Find the largest threshold that at least k elements reach, starting from 0.
+
+    The search stops early at any threshold that exactly k elements reach. Also returns how many of
+    the k elements are equal to the threshold, and how many elements are. After an early stop these
+    two numbers are only known to be the same.
+    """
+    one = digit.dtype.type(1)
 
     def searching(state):
-        bit, _, reached = state
+        bit, _, reached, _ = state
         return (bit > 0) & (reached != k)
 
     def halve(state):
-        bit, threshold, reached = state
+        bit, threshold, reached, above = state
         higher = threshold | bit
-        reached_higher = count(codes >= higher)
+        reached_higher = count_elements(digit >= higher, axis_name)
         enough = reached_higher >= k
         threshold = jnp.where(enough, higher, threshold)
-        return bit >> one, threshold, jnp.where(enough, reached_higher, reached)
+        reached = jnp.where(enough, reached_higher, reached)
+        return bit >> one, threshold, reached, jnp.where(enough, above, reached_higher)
 
-    zero = _zero_like(candidates, codes.dtype)
-    top_bit = zero + codes.dtype.type(1 << (8 * codes.dtype.itemsize - 1))
-    _, threshold, reached = lax.while_loop(searching, halve, (top_bit, zero, candidates))
-    return threshold, reached
-
-
-def _first_true(
-    mask: jax.Array, k: jax.Array, count: Count, axis_name: AxisName | None
-) -> jax.Array:
-    """Mark the first k of the True elements, in the order of the flat index."""
-    # The index over all shards has two digits: the shard, then the place within the shard. A single
-    # index of a huge array would need 64 bits.
-    place = _flat_index(mask.shape)
-    digits = [place]
-    if axis_name is not None:
-        digits.insert(0, jnp.full(mask.shape, lax.axis_index(axis_name), jnp.uint32))
-    marked = jnp.full(mask.shape, False)
-    for digit in digits:
-        bits = 32 if digit is not place else max(mask.size.bit_length(), 1)
-        limit = _largest_limit(mask, digit, k, count, bits)
-        before = mask & (digit < limit)
-        marked, k, mask = marked | before, k - count(before), mask & (digit == limit)
-    return marked
-
-
-def _largest_limit(
-    mask: jax.Array, digit: jax.Array, k: jax.Array, count: Count, bits: int
-) -> jax.Array:
-    """Find the largest limit such that at most k of the True elements have a smaller digit."""
-
-    def grow(i, limit):
-        higher = limit | (jnp.uint32(1) << (bits - 1 - i).astype(jnp.uint32))
-        return jnp.where(count(mask & (digit < higher)) <= k, higher, limit)
-
-    return lax.fori_loop(0, bits, grow, _zero_like(k, jnp.uint32))
+    zero, above = _zero_like(reached, digit.dtype), _zero_like(reached, k.dtype)
+    start = (zero + (one << (bits - 1)), zero, reached, above)
+    _, threshold, reached, above = lax.while_loop(searching, halve, start)
+    return threshold, k - above, reached - above
 
 
 def _zero_like(scalar: jax.Array, dtype: Any) -> jax.Array:
     """Zero on the mesh of a scalar, as the first state of a loop.
 
     A plain constant has no mesh, and JAX refuses to batch a loop over an explicitly sharded axis if
-    its first state has none.
+    its first state has none. Nor does a constant vary over the devices of a ``shard_map``.
     """
     return (scalar * 0).astype(dtype)
 
@@ -212,5 +245,6 @@ def _zero_like(scalar: jax.Array, dtype: Any) -> jax.Array:
 def _flat_index(shape: tuple[int, ...]) -> jax.Array:
     index = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
-        index = index * jnp.uint32(size) + lax.broadcasted_iota(jnp.uint32, shape, axis)
+        size = np.uint32(size) if isinstance(size, int) else jnp.asarray(size).astype(jnp.uint32)
+        index = index * size + lax.broadcasted_iota(jnp.uint32, shape, axis)
     return index

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,12 @@ from vis4d_jax_loss._value_checks import expect_finite
 AxisName = Hashable | tuple[Hashable, ...]
 
 
+@runtime_checkable
 class LossReducer(Protocol):
     """Anything that maps the losses to the result.
 
     It is called as ``reducer(loss)`` or, when elements are masked, as ``reducer(loss, where=mask)``
-    with a boolean mask of the loss's full shape. :func:`mean_loss`, ``jnp.mean`` and your own
-    function all work. A function without ``where`` works as long as nothing is masked.
+    with a boolean mask of the loss's full shape. Without masks, a reducer may lack ``where``.
 
     Example:
         >>> def worst(loss, where=None):
@@ -34,7 +34,12 @@ class LossReducer(Protocol):
         3.0
     """
 
-    def __call__(self, loss: jax.Array, /) -> jax.Array: ...
+    if TYPE_CHECKING:
+        # Type checkers accept functions with and without ``where`` for this signature only.
+        def __call__(self, loss: jax.Array, /, *args: Any, **kwargs: Any) -> jax.Array: ...
+    else:
+
+        def __call__(self, loss, /, *, where=None): ...
 
 
 def identity_loss(
@@ -165,7 +170,7 @@ class SumWeightedLoss:
     )
 
     # Arrays have no hash. As a static argument, this would cause a new trace in every step.
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __call__(self, loss: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
         """Reduce the losses; ``where`` is a mask over their leading axes."""
@@ -201,6 +206,10 @@ class OverAxis:
 
     reducer: Callable[..., jax.Array]
     axis_name: AxisName
+
+    def __post_init__(self) -> None:
+        if isinstance(self.axis_name, list):
+            object.__setattr__(self, "axis_name", tuple(self.axis_name))
 
     def __call__(self, loss: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
         """Reduce the losses of all shards; ``where`` is a mask over their leading axes."""

@@ -105,3 +105,12 @@ def _as_int32(target: Any) -> tuple[jax.Array, Any, Any]:
     select = np.where if isinstance(target, np.ndarray) else jnp.where
     labels = select(fits, target, target.dtype.type(0)).astype(np.int32)
     return jnp.asarray(labels), np.True_, jnp.asarray(fits)
+
+
+def shard_like(labels: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
+    """Shard labels as the logits are, on a mesh with explicit axes; elsewhere JAX does it."""
+    spec = list(jax.typeof(logits).sharding.spec)
+    del spec[axis]
+    if spec == list(jax.typeof(labels).sharding.spec):
+        return labels
+    return jax.sharding.reshard(labels, jax.sharding.PartitionSpec(*spec))

@@ -1,17 +1,20 @@
-"""What a target says about a pair of embeddings, and how many negative pairs are kept."""
+"""What a target says about a pair of embeddings, and which negative pairs are kept."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
-from vis4d_jax_loss._numerics import enable_x64, expand_mask
+from vis4d_jax_loss._checks import check_number, describe, fail
+from vis4d_jax_loss._numerics import as_option, enable_x64, expand_mask
+from vis4d_jax_loss.mining import count_elements, random_k_mask, top_k_mask
+from vis4d_jax_loss.reducer import AxisName
 
-_INT32_MAX = 2**31 - 1
+_MAX_COUNT = 2**32 - 1
 
 
 class Pairs(NamedTuple):
@@ -24,10 +27,12 @@ class Pairs(NamedTuple):
 
 def pair_masks(function: str, target: jax.Array, where: jax.Array | None) -> Pairs:
     """Read pair targets: 1 means the same object, 0 a different one, -1 ignored."""
-    if not jnp.issubdtype(target.dtype, jnp.floating):
-        target = target.astype(jnp.int32)  # -1 does not exist in unsigned integers
+    if target.dtype.itemsize < 4 and not jnp.issubdtype(target.dtype, jnp.floating):
+        target = target.astype(jnp.int32)
     positive, negative = target == 1, target == 0
-    unknown = ~(positive | negative | (target == -1))
+    unknown = ~(positive | negative)
+    if not jnp.issubdtype(target.dtype, jnp.unsignedinteger):  # -1 does not exist in these
+        unknown = unknown & (target != -1)
     if where is not None:
         where = expand_mask(where, target.shape)
         positive, negative, unknown = positive & where, negative & where, unknown & where
@@ -35,7 +40,46 @@ def pair_masks(function: str, target: jax.Array, where: jax.Array | None) -> Pai
     return Pairs(positive, negative, unknown)
 
 
-def negatives_to_keep(num_pos: jax.Array, num_neg: jax.Array, neg_pos_ub: float) -> jax.Array:
+class Mining(NamedTuple):
+    """Options of ``embedding_distance_loss``."""
+
+    neg_pos_ub: ArrayLike
+    pos_margin: ArrayLike
+    neg_margin: ArrayLike
+    hard_mining: bool
+    axis_name: AxisName | None
+
+
+def check_mining(function: str, mining: Mining) -> None:
+    """The numbers among the options may be traced, but they never broadcast."""
+    for name in ("neg_pos_ub", "pos_margin", "neg_margin"):
+        shape = np.shape(getattr(mining, name))
+        if shape:
+            rule, remedy = f"{name} must be a scalar", "Use jax.vmap to try several values."
+            fail(ValueError, function, rule, describe(**{name: shape}), remedy)
+        check_number(function, **{name: getattr(mining, name)})
+
+
+def mined_negatives(
+    function: str,
+    x: jax.Array,
+    positive: jax.Array,
+    negative: jax.Array,
+    key: jax.Array | None,
+    mining: Mining,
+) -> jax.Array:
+    """Mark the negatives that are kept: those with the largest x, or random ones."""
+    num_pos, num_neg = (count_elements(mask, mining.axis_name) for mask in (positive, negative))
+    k = negatives_to_keep(num_pos, num_neg, mining.neg_pos_ub)
+    if mining.hard_mining:
+        return top_k_mask(x, k, negative, axis_name=mining.axis_name)
+    if key is None:
+        rule, remedy = "hard_mining=False needs key", "Pass a jax.random key, a new one per step."
+        fail(ValueError, function, rule, "key None", remedy)
+    return random_k_mask(key, k, negative, axis_name=mining.axis_name)
+
+
+def negatives_to_keep(num_pos: jax.Array, num_neg: jax.Array, neg_pos_ub: ArrayLike) -> jax.Array:
     """How many negatives take part, equal to Python's arithmetic.
 
     With ``p = max(1, num_pos)``: ``int(p * neg_pos_ub)`` if ``num_neg / p > neg_pos_ub``, otherwise
@@ -43,42 +87,34 @@ def negatives_to_keep(num_pos: jax.Array, num_neg: jax.Array, neg_pos_ub: float)
     100 * 0.29 (29 instead of 28). A TPU emulates float64: there the result may differ by one.
 
     Args:
-        num_pos: Number of positives, an int32 scalar.
-        num_neg: Number of negatives, an int32 scalar.
+        num_pos: Number of positives, an integer scalar.
+        num_neg: Number of negatives, an integer scalar.
         neg_pos_ub: Maximum number of negatives per positive. If it is 0 or less, infinite or NaN,
-            there is no limit.
+            there is no limit. A traced number counts with the value that its dtype holds.
     """
-    if not 0 < neg_pos_ub < _INT32_MAX:
-        return num_neg
+    ratio = as_option(neg_pos_ub)
+    if not isinstance(ratio, jax.Array) and not 0 < ratio < _MAX_COUNT:
+        return num_neg  # The float32 parts of such a number would overflow.
+    is_limit = ratio > 0
+    num_pos = jnp.maximum(num_pos, 1)
+    numbers = [num_pos, num_neg, *_parts(ratio, num_pos)]
     with enable_x64(True):
-        return _negatives_to_keep(num_pos, num_neg, neg_pos_ub)
+        # JAX 0.6 compiles float64 constants, and under checkify functions of jnp, as float32. The
+        # ratio is therefore the exact sum of its parts, and only functions of lax follow.
+        positives, negatives, *parts = (lax.convert_element_type(x, jnp.float64) for x in numbers)
+        exact = sum(parts[1:], start=parts[0])
+        limited = negatives / positives > exact
+        limit = lax.min(lax.floor(positives * exact), negatives)
+        limit = lax.convert_element_type(limit, num_neg.dtype)
+    return jnp.where(limited & is_limit, limit, num_neg)
 
 
-# Written for JAX 0.6 under checkify: a jit of its own, because JAX computes no float64 outside of
-# one, and operations of lax, because the inner functions of jnp are traced again without float64.
-@partial(jax.jit, static_argnums=2)
-def _negatives_to_keep(num_pos: jax.Array, num_neg: jax.Array, neg_pos_ub: float) -> jax.Array:
-    positives, negatives = _as_float64(lax.max(num_pos, np.int32(1))), _as_float64(num_neg)
-    bound = _float64_constant(neg_pos_ub, like=num_pos)
-    limited = lax.gt(lax.div(negatives, positives), bound)
-    limit = lax.min(lax.floor(lax.mul(positives, bound)), negatives)
-    return lax.convert_element_type(lax.select(limited, limit, negatives), jnp.int32)
-
-
-def _as_float64(x: jax.Array) -> jax.Array:
-    return lax.convert_element_type(x, jnp.float64)
-
-
-def _float64_constant(number: float, like: jax.Array) -> jax.Array:
-    """A number in float64, as the exact sum of three float32 constants of 24 bits each.
-
-    JAX 0.6 rounds float64 constants to float32 when it compiles a step. It also casts a float64
-    scalar to float32 when vmap broadcasts it, so the constants depend on the batched ``like``.
-    """
-    zero = lax.convert_element_type(lax.mul(like, np.int32(0)), jnp.float32)
-    parts = []
-    for _ in range(3):
-        parts.append(np.float32(number))
-        number -= float(parts[-1])
-    first, second, third = (_as_float64(lax.add(zero, part)) for part in parts)
-    return lax.add(lax.add(first, second), third)
+def _parts(ratio: float | jax.Array, like: jax.Array) -> list[jax.Array]:
+    """A traced number, or three float32 numbers whose sum is the float64 number."""
+    if isinstance(ratio, jax.Array):
+        return [lax.stop_gradient(ratio)]
+    high = np.float32(ratio)
+    middle = np.float32(ratio - float(high))
+    low = np.float32(ratio - float(high) - float(middle))
+    zero = (like * 0).astype(jnp.float32)
+    return [zero + part for part in (high, middle, low)]

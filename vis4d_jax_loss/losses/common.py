@@ -105,7 +105,7 @@ class L1Loss(Loss):
         Args:
             pred: Predictions of any shape and numeric dtype.
             target: Targets of the same shape.
-            reducer: Used in this call instead of the module's own.
+            reducer: Overrides the reducer of the module in this call.
             where: Mask of valid elements. Padding may contain anything, NaN included.
 
         Returns:
@@ -138,7 +138,7 @@ class L2Loss(Loss):
         Args:
             pred: Predictions of any shape and numeric dtype.
             target: Targets of the same shape.
-            reducer: Used in this call instead of the module's own.
+            reducer: Overrides the reducer of the module in this call.
             where: Mask of valid elements. Padding may contain anything, NaN included.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Cross-entropy over classes, with an ignored label and class weights."""
+"""Cross-entropy over classes, with ignored labels and class weights."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
-from vis4d_jax_loss._checks import check_mask, fail, holds, shapes_of
+from vis4d_jax_loss._checks import check_integer, check_mask, fail, holds, shapes_of
 from vis4d_jax_loss._numerics import as_array, to_float
 from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
@@ -19,9 +19,11 @@ from vis4d_jax_loss.losses._inputs import check_logits
 from vis4d_jax_loss.losses._labels import (
     FROM_MODULE,
     IgnoreIndex,
+    Labels,
     ignored_labels,
     labels_as_array,
     read_labels,
+    shard_like,
 )
 from vis4d_jax_loss.reducer import LossReducer, identity_loss, mean_loss
 
@@ -46,16 +48,17 @@ def cross_entropy(
 
     with the logits :math:`z_c`, the label :math:`y` and its class weight :math:`w_y`.
 
-    You choose what a mean divides by. With ``ignore_index`` alone, ignored elements are counted, as
-    in vis4d. With ``where=target != ignore_index`` they are not.
+    A mean divides by all elements, ignored ones included, as in vis4d. To divide by the labelled
+    elements only, pass ``where=target != ignore_index``.
 
     Args:
         output: Logits ``[..., C]``, or with the classes on ``class_axis``. Half precision is
             computed in float32. Logits of ignored and masked elements may contain anything.
-        target: Labels ``[...]`` from 0 to C - 1, or ``ignore_index``, of any numeric dtype. Floats
-            are truncated, as in vis4d. Any other label makes the loss NaN. Both are reported under
-            ``checkify``.
-        class_weights: Weight of each class, ``[C]``. They do not change the divisor of a mean.
+        target: Labels ``[...]`` from 0 to C - 1, or ``ignore_index``, of any numeric dtype or
+            boolean. Floats are truncated, as in vis4d: -0.5 is class 0. Any other label makes the
+            loss NaN. Both are reported under ``checkify``.
+        class_weights: Weight of each class, ``[C]``. Unlike in torch, a mean divides by the number
+            of elements and not by the sum of the weights.
         ignore_index: Label whose loss and gradient are 0; a tuple of several, or None for no label.
             With more than 255 classes, the default ignores a class, and warns.
         class_axis: Axis of the classes in ``output``: -1 for ``[N, H, W, C]``, 1 for
@@ -84,11 +87,12 @@ def cross_entropy(
     axis = class_axis % output.ndim
     num_classes = output.shape[axis]
 
-    # Labels: which elements have one, and which labels are invalid.
+    # Find the elements without a valid label.
     labels = read_labels(name, target, ignore_index, num_classes, mask)
+    labels = Labels(*(shard_like(x, output, axis) for x in labels))
     has_label = ~(labels.skipped | labels.invalid)
 
-    # Replace the logits of skipped elements. Without a label, the gradient of an element is 0.
+    # Replace the logits of ignored and masked elements, which may be NaN.
     output = jnp.where(lax.expand_dims(labels.skipped, [axis]), 0, output)
     logits = _value_checks.expect_finite_or_off(name, "output", to_float(output))
     loss = _negative_log_prob(logits, jnp.where(has_label, labels.value, _NO_LABEL), axis)
@@ -110,7 +114,7 @@ def _weight_of_label(
     """The class weight of each label; 0 for a label that is not a class."""
     weights = jnp.asarray(class_weights, dtype=dtype)
     if not holds(chex.assert_shape, weights, (shape[axis],)):
-        rule = f"class_weights must hold one weight for each of the {shape[axis]} classes"
+        rule = f"class_weights must hold {shape[axis]} weights, one per class"
         remedy = "The classes are counted along class_axis of output."
         fail(ValueError, "cross_entropy", rule, shapes_of(class_weights=weights), remedy)
     weights = _value_checks.expect_finite("cross_entropy", "class_weights", weights)
@@ -118,54 +122,66 @@ def _weight_of_label(
     return jnp.sum(jnp.where(_is_label(labels, shape, axis), weights, 0), axis=axis)
 
 
-# The derivative is written out, so that each exponential is computed once, and no array as large as
-# the logits is stored besides the gradient.
+# The derivative is written out: JAX's own would store one more array as large as the logits.
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _negative_log_prob(logits: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
-    """Softmax cross-entropy; where the label is negative, the gradient is 0 for any logits."""
-    shift, log_total, own = _log_sum_exp_and_label(logits, labels, axis)
-    return log_total - (own - shift)
+    """Softmax cross-entropy; where the label is negative, its gradient is 0."""
+    shift, rest, label_logit = _log_sum_exp_and_label(logits, labels, axis)
+    return rest - (label_logit - shift)
 
 
 @_negative_log_prob.defjvp
 def _negative_log_prob_jvp(axis, primals, tangents):
-    (logits, labels), (change, _) = primals, tangents
-    shift, log_total, _ = _log_sum_exp_and_label(logits, labels, axis)
-    shift, log_total, skipped = (lax.expand_dims(x, [axis]) for x in (shift, log_total, labels < 0))
-    probs = jnp.exp(logits - shift) * jnp.exp(-log_total)
-    hit = _is_label(labels, logits.shape, axis)
-    gradient = jnp.where(skipped, 0, probs - hit.astype(probs.dtype))
-    return _negative_log_prob(logits, labels, axis), jnp.sum(gradient * change, axis=axis)
+    (logits, labels), (tangent, _) = primals, tangents
+    shift, rest, _ = _log_sum_exp_and_label(logits, labels, axis)
+    shift, rest, no_label = (lax.expand_dims(x, [axis]) for x in (shift, rest, labels < 0))
+    probs = jnp.exp(logits - shift) * jnp.exp(-rest)
+    one_hot = _is_label(labels, logits.shape, axis).astype(probs.dtype)
+    gradient = jnp.where(no_label, 0, probs - one_hot)
+    return _negative_log_prob(logits, labels, axis), jnp.sum(gradient * tangent, axis=axis)
 
 
 def _log_sum_exp_and_label(
     logits: jax.Array, labels: jax.Array, axis: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A shift near the largest logit, the log-sum-exp minus the shift, and the label's logit."""
-    num_classes = logits.shape[axis]
-    if axis < logits.ndim - 1 and 0 < num_classes <= 64 and not _is_sharded(logits, axis):
-        # One class at a time: XLA fuses all three results, which it does not do when it reduces an
-        # axis that is not the last.
-        columns = [lax.index_in_dim(logits, i, axis, keepdims=False) for i in range(num_classes)]
-        largest = reduce(jnp.maximum, columns)
-        log_total = jnp.log(sum(jnp.exp(column - largest) for column in columns))
-        own = jnp.zeros_like(largest)
-        for i, column in enumerate(columns):
-            own = jnp.where(labels == i, column, own)
-        # In the gradient, XLA on a CPU computes a maximum again for every class, but stores a
-        # logarithm. The shift is therefore the sum of both; the second result keeps its rounding
-        # error.
-        shift = largest + log_total
-        return shift, log_total - (shift - largest), own
+    """A shift and a rest, whose sum is the log-sum-exp, and the label's logit.
+
+    The logits less the shift have exponentials that do not overflow.
+    """
+    if _is_short_and_not_last(logits, axis):
+        return _one_class_at_a_time(logits, labels, axis)
     largest = jnp.max(logits, axis=axis, keepdims=True, initial=-jnp.inf)
     total = jnp.sum(jnp.exp(logits - largest), axis=axis)
-    # Read the label's logit by masking and summing, not by gathering, so that the class axis may be
-    # sharded. The bits are summed as integers: that is exact, and XLA does not store the summands.
+    # Mask and sum instead of gathering, so that the class axis may be sharded. All other summands
+    # are 0, so the sum of the bits is exactly the label's logit, and XLA stores no summands.
     integer = jnp.dtype(f"int{8 * logits.dtype.itemsize}")
-    selected = lax.bitcast_convert_type(logits, integer)
-    selected = jnp.where(_is_label(labels, logits.shape, axis), selected, 0)
-    own = lax.bitcast_convert_type(jnp.sum(selected, axis=axis, dtype=integer), logits.dtype)
-    return largest.squeeze(axis), jnp.log(total), own
+    bits = lax.bitcast_convert_type(logits, integer)
+    bits = jnp.where(_is_label(labels, logits.shape, axis), bits, 0)
+    label_logit = lax.bitcast_convert_type(jnp.sum(bits, axis=axis, dtype=integer), logits.dtype)
+    return largest.squeeze(axis), jnp.log(total), label_logit
+
+
+def _is_short_and_not_last(logits: jax.Array, axis: int) -> bool:
+    """Whether to loop over the classes: there are few, on an axis that is not the last."""
+    # Under jax.export their number may be symbolic. JAX cannot slice an explicitly sharded axis.
+    few = isinstance(logits.shape[axis], int) and 0 < logits.shape[axis] <= 64
+    return few and axis < logits.ndim - 1 and jax.typeof(logits).sharding.spec[axis] is None
+
+
+def _one_class_at_a_time(
+    logits: jax.Array, labels: jax.Array, axis: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Loop over the classes. XLA fuses this loop, but not a reduction of an axis in the middle."""
+    columns = [lax.index_in_dim(logits, i, axis, keepdims=False) for i in range(logits.shape[axis])]
+    largest = reduce(jnp.maximum, columns)
+    log_total = jnp.log(sum(jnp.exp(column - largest) for column in columns))
+    label_logit = jnp.zeros_like(largest)
+    for i, column in enumerate(columns):
+        label_logit = jnp.where(labels == i, column, label_logit)
+    # In the gradient, XLA on a CPU computes ``largest`` again for every class, but stores a
+    # logarithm. So the shift contains ``log_total``, and the rest is that sum's rounding error.
+    shift = largest + log_total
+    return shift, log_total - (shift - largest), label_logit
 
 
 def _is_label(labels: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
@@ -173,13 +189,8 @@ def _is_label(labels: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array
     return classes == lax.expand_dims(labels, [axis])
 
 
-def _is_sharded(x: jax.Array, axis: int) -> bool:
-    """Whether an axis is explicitly sharded: slicing it would be an error."""
-    return jax.typeof(x).sharding.spec[axis] is not None
-
-
 class CrossEntropyLoss(Loss):
-    """:func:`cross_entropy` as a module; by default the mean, which counts ignored elements.
+    """:func:`cross_entropy` as a module. By default the mean over all elements, ignored ones too.
 
     Args:
         reducer: Maps the losses to the result, e.g. ``mean_loss`` or ``jnp.mean``.
@@ -199,8 +210,8 @@ class CrossEntropyLoss(Loss):
     class_axis: int = dataclasses.field(default=-1, kw_only=True)
     ignore_index: IgnoreIndex = dataclasses.field(default=255, kw_only=True)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _check_options(self) -> None:
+        check_integer(type(self).__name__, class_axis=self.class_axis)
         ignored_labels(type(self).__name__, self.ignore_index)
 
     def __call__(
@@ -217,8 +228,8 @@ class CrossEntropyLoss(Loss):
         Args:
             output: Logits ``[..., C]``, or with the classes on ``class_axis``.
             target: Labels ``[...]`` from 0 to C - 1, or ``ignore_index``.
-            reducer: Used in this call instead of the module's own.
-            ignore_index: Used in this call instead of the module's own.
+            reducer: Overrides the reducer of the module in this call.
+            ignore_index: Overrides the option of the module in this call.
             where: Mask of valid elements over the leading axes of ``target``. Padding may contain
                 anything, NaN included.
 

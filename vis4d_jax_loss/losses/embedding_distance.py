@@ -1,22 +1,23 @@
 """Embedding distance: moves similarities towards 1 or 0, with mined negatives."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
-from vis4d_jax_loss._checks import check_numeric, check_same_shape, fail
-from vis4d_jax_loss._numerics import clamp, count_true, expand_mask, fill_masked, to_common_float
-from vis4d_jax_loss._reduce_loss import reduce_loss
+from vis4d_jax_loss._checks import check_numeric, check_same_shape
+from vis4d_jax_loss._numerics import as_option, clamp, fill_masked, to_common_float
+from vis4d_jax_loss._reduce_loss import reduce_scalar
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import read_pairs
-from vis4d_jax_loss.losses._pairs import negatives_to_keep, pair_masks
+from vis4d_jax_loss.losses._pairs import Mining, check_mining, mined_negatives, pair_masks
 from vis4d_jax_loss.losses.common import l2_loss
-from vis4d_jax_loss.mining import random_k_mask, top_k_mask
-from vis4d_jax_loss.reducer import AxisName, LossReducer, SumWeightedLoss, identity_loss, psum_over
+from vis4d_jax_loss.mining import count_elements
+from vis4d_jax_loss.reducer import AxisName, LossReducer, SumWeightedLoss, identity_loss
+
+_INT32_MAX = 2**31 - 1
 
 
 @jax.named_scope("embedding_distance_loss")
@@ -25,9 +26,9 @@ def embedding_distance_loss(
     target: ArrayLike,
     weight: ArrayLike | None = None,
     reducer: LossReducer = identity_loss,
-    neg_pos_ub: float = 3.0,
-    pos_margin: float = 0.0,
-    neg_margin: float = 0.3,
+    neg_pos_ub: ArrayLike = 3.0,
+    pos_margin: ArrayLike = 0.0,
+    neg_margin: ArrayLike = 0.3,
     hard_mining: bool = True,
     *,
     key: jax.Array | None = None,
@@ -51,13 +52,15 @@ def embedding_distance_loss(
     negative.
 
     Args:
-        pred: Cosine similarities, usually ``[N, M]``. Half precision is computed in float32.
+        pred: Cosine similarities, usually ``[N, M]``. -inf is limited to 0 like any negative
+            number. Half precision is computed in float32.
         target: Same shape: 1 for the same object, 0 for a different one, -1 for a pair that is
             ignored. Any other value makes the loss NaN, and is reported under ``checkify``.
         weight: Same shape, 1 by default. A pair of weight 0 or less takes no part. Weights scale
             the sum; the divisor counts pairs.
         reducer: Applied to the scalar loss.
-        neg_pos_ub: Maximum number of negatives per positive; 0 or less means no limit.
+        neg_pos_ub: Maximum number of negatives per positive; 0 or less means no limit. This and the
+            margins may be traced.
         pos_margin: Subtracted from the similarity of positives, if it is positive. Their best
             similarity is then ``1 + pos_margin``, as in vis4d.
         neg_margin: Subtracted from the similarity of negatives, if it is positive. Negatives with a
@@ -74,7 +77,7 @@ def embedding_distance_loss(
         What ``reducer`` returns for the scalar loss, which is 0 if no pair takes part.
 
     Raises:
-        ValueError: If the shapes do not match, or ``key`` is missing.
+        ValueError: If the shapes do not match, an option is not a scalar, or ``key`` is missing.
         TypeError: If an input is not numeric, or ``where`` is not boolean.
 
     Example:
@@ -87,22 +90,12 @@ def embedding_distance_loss(
     References:
         Pang et al., Quasi-Dense Similarity Learning for Multiple Object Tracking, CVPR 2021, eq. 6.
     """
-    x, weight, avg_factor = _update_weight(
-        "embedding_distance_loss",
-        pred,
-        target,
-        weight,
-        where,
-        key,
-        neg_pos_ub=neg_pos_ub,
-        pos_margin=pos_margin,
-        neg_margin=neg_margin,
-        hard_mining=hard_mining,
-        axis_name=axis_name,
-    )
+    mining = Mining(neg_pos_ub, pos_margin, neg_margin, hard_mining, axis_name)
+    function = "embedding_distance_loss"
+    x, weight, avg_factor = _update_weight(function, pred, target, weight, where, key, mining)
     weighted = SumWeightedLoss(weight, avg_factor, axis_name=axis_name)
     loss = l2_loss(x, jnp.asarray(target, x.dtype), weighted, where=weight != 0)
-    return reduce_loss(reducer, loss)
+    return reduce_scalar("embedding_distance_loss", reducer, loss)
 
 
 def _update_weight(
@@ -112,44 +105,50 @@ def _update_weight(
     weight: ArrayLike | None,
     where: ArrayLike | None,
     key: jax.Array | None,
-    *,
-    neg_pos_ub: float,
-    pos_margin: float,
-    neg_margin: float,
-    hard_mining: bool,
-    axis_name: AxisName | None,
+    mining: Mining,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Similarities minus margin, weights (0 for pairs that take no part), number of pairs."""
     pred, target, mask = read_pairs(function, pred, target, where)
     weight = jnp.ones(pred.shape, pred.dtype) if weight is None else jnp.asarray(weight)
     check_numeric(function, weight=weight)
     check_same_shape(function, pred=pred, weight=weight)
-    if key is None and not hard_mining:
-        rule, remedy = "hard_mining=False needs key", "Pass a jax.random key, a new one per step."
-        fail(ValueError, function, rule, "key None", remedy)
+    check_mining(function, mining)
+
+    # Replace padding.
+    x, weight = to_common_float(fill_masked(pred, mask), fill_masked(weight, mask))
+    labelled = target.astype(x.dtype) != -1
+    weight = _value_checks.expect_finite(function, "weight", weight, labelled)
 
     # A pair takes part if it has a weight and is not padding. NaN is a weight: it must not be lost.
-    weighted = ~(weight <= 0) if mask is None else ~(weight <= 0) & expand_mask(mask, pred.shape)
-    positive, negative, unknown = pair_masks(function, target, weighted)
-
-    # Replace padding, and limit the similarities.
-    x, weight = to_common_float(fill_masked(pred, mask), weight)
-    x = _value_checks.expect_finite(function, "pred", x, positive | negative)
-    x = jnp.where(positive, x - max(pos_margin, 0.0), x)
-    x = clamp(jnp.where(negative, x - max(neg_margin, 0.0), x), 0.0, 1.0)
-
-    # Mine negatives. A negative's loss is x squared, and x has the same order.
-    num_pos, num_neg = (psum_over(count_true(mask), axis_name) for mask in (positive, negative))
-    k = negatives_to_keep(num_pos, num_neg, neg_pos_ub)
-    if key is None or hard_mining:
-        kept = top_k_mask(x, k, negative, axis_name=axis_name)
-    else:
-        kept = random_k_mask(key, k, negative, axis_name=axis_name)
+    positive, negative, unknown = pair_masks(function, target, ~(weight <= 0))
+    x = _similarities(function, x, positive, negative, mining)
+    kept = mined_negatives(function, x, positive, negative, key, mining)
 
     # An unknown target gives NaN, never a plausible number.
     weight = jnp.where(positive | kept | unknown, weight, 0)
     x = jnp.where(unknown, jnp.nan, x)
-    return x, weight, count_true(weight > 0)
+    return x, weight, _count_pairs(weight)
+
+
+def _similarities(
+    function: str, x: jax.Array, positive: jax.Array, negative: jax.Array, mining: Mining
+) -> jax.Array:
+    """Similarities minus the margin, limited to [0, 1]."""
+    # A similarity of -inf, e.g. to an empty memory, is limited to 0 like any other.
+    reported = (positive | negative) & (x != -jnp.inf)
+    x = _value_checks.expect_finite(function, "pred", x, reported)
+    for mask, margin in ((positive, mining.pos_margin), (negative, mining.neg_margin)):
+        margin = as_option(margin, x.dtype)
+        # Only a margin of 0 or less has no effect; NaN must not be lost.
+        x = jnp.where(mask & jnp.logical_not(margin <= 0), x - margin, x)
+    return clamp(x, 0.0, 1.0)
+
+
+def _count_pairs(weight: jax.Array) -> jax.Array:
+    """Count the pairs of this shard, as int32; a count that is too large for it is rounded."""
+    count = count_elements(weight > 0)
+    large = isinstance(weight.size, int) and weight.size > _INT32_MAX
+    return count.astype(weight.dtype if large else jnp.int32)
 
 
 class EmbeddingDistanceLoss(Loss):
@@ -175,6 +174,9 @@ class EmbeddingDistanceLoss(Loss):
     hard_mining: bool = True
     axis_name: AxisName | None = dataclasses.field(default=None, kw_only=True)
 
+    def _check_options(self) -> None:
+        check_mining(type(self).__name__, self._mining)
+
     def __call__(
         self,
         pred: ArrayLike,
@@ -192,23 +194,23 @@ class EmbeddingDistanceLoss(Loss):
             target: Same shape: 1 for the same object, 0 for a different one, -1 for ignored.
             weight: Same shape, 1 by default. A pair of weight 0 or less takes no part.
             key: A ``jax.random`` key, needed if ``hard_mining`` is False.
-            reducer: Used in this call instead of the module's own.
+            reducer: Overrides the reducer of the module in this call.
             where: Mask of valid rows ``[N]`` or pairs ``[N, M]``. Padding may contain anything, NaN
                 included.
 
         Returns:
             What the reducer returns for the scalar loss.
         """
-        reducer = self._reducer_for_call(reducer)
+        reducer, mining = self._reducer_for_call(reducer), self._mining._asdict()
         return embedding_distance_loss(
-            pred, target, weight, reducer, key=key, where=where, **self._mining_options
+            pred, target, weight, reducer, key=key, where=where, **mining
         )
 
     def update_weight(
         self,
         pred: ArrayLike,
         target: ArrayLike,
-        weight: ArrayLike,
+        weight: ArrayLike | None = None,
         key: jax.Array | None = None,
         *,
         where: ArrayLike | None = None,
@@ -218,7 +220,7 @@ class EmbeddingDistanceLoss(Loss):
         Args:
             pred: Cosine similarities, usually ``[N, M]``.
             target: Same shape: 1 for the same object, 0 for a different one, -1 for ignored.
-            weight: Same shape. A pair of weight 0 or less takes no part.
+            weight: Same shape, 1 by default. A pair of weight 0 or less takes no part.
             key: A ``jax.random`` key, needed if ``hard_mining`` is False.
             where: Mask of valid rows ``[N]`` or pairs ``[N, M]``. Padding may contain anything, NaN
                 included.
@@ -236,10 +238,8 @@ class EmbeddingDistanceLoss(Loss):
             [[1. 0. 1.]] 2
         """
         name = "EmbeddingDistanceLoss.update_weight"
-        return _update_weight(name, pred, target, weight, where, key, **self._mining_options)
+        return _update_weight(name, pred, target, weight, where, key, self._mining)
 
     @property
-    def _mining_options(self) -> dict[str, Any]:
-        options = dataclasses.asdict(self)  # type: ignore[call-overload]
-        del options["reducer"]
-        return options
+    def _mining(self) -> Mining:
+        return Mining(*(getattr(self, name) for name in Mining._fields))

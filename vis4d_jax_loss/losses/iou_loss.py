@@ -1,19 +1,20 @@
-"""IoU loss: one minus, or minus the logarithm of, the overlap of two boxes."""
+"""IoU loss: 1 - IoU, 1 - IoU squared, or -log(IoU) of two boxes."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss._checks import fail
+from vis4d_jax_loss._checks import check_number, fail
 from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.box import paired_iou
 from vis4d_jax_loss.losses._inputs import read_boxes
 from vis4d_jax_loss.reducer import LossReducer, identity_loss
 
-#: How :func:`iou_loss` turns the overlap into a loss.
+#: The formula of :func:`iou_loss`.
 IoUMode = Literal["linear", "square", "log"]
 
 
@@ -27,23 +28,23 @@ def iou_loss(
     *,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    r"""IoU loss of each predicted box and the target box at the same place.
+    r"""IoU loss of each predicted box and the target box at the same index.
 
     .. math::
         u = \max(\mathrm{IoU}, \mathrm{eps}) \qquad
         \ell = 1 - u \text{ (linear)}, \quad 1 - u^2 \text{ (square)}, \quad -\log u \text{ (log)}
 
-    IoU is the area that both boxes share, divided by the area of their union. Boxes that share no
-    area (apart, touching, degenerate or inverted) have the loss of ``eps`` and gradient 0: the IoU
-    does not tell in which direction they should move.
+    IoU is the area of the intersection divided by the area of the union. If it is below ``eps``,
+    the loss is that of ``eps`` and the gradient is 0. This includes boxes that do not overlap and
+    boxes without area, even identical ones.
 
     Args:
-        pred: Boxes ``[..., 4]`` as (x1, y1, x2, y2), in any unit. Half precision is computed in
-            float32.
+        pred: Boxes ``[..., 4]`` as (x1, y1, x2, y2), in pixels or normalised. Half precision is
+            computed in float32.
         target: Boxes of the same shape.
         reducer: Maps the losses to the result, e.g. ``mean_loss`` or ``jnp.mean``.
         mode: ``"linear"``, ``"square"`` or ``"log"``.
-        eps: Lower limit of the IoU, which keeps the logarithm finite.
+        eps: Lower limit of the IoU. It keeps the logarithm finite.
         where: Mask of valid boxes, ``[...]``. Padding may contain anything, NaN included.
 
     Returns:
@@ -60,14 +61,14 @@ def iou_loss(
         [0.5]
 
     References:
-        Yu et al., UnitBox: An Advanced Object Detection Network, ACM MM 2016 (log).
+        Yu et al., UnitBox: An Advanced Object Detection Network, ACM MM 2016 (mode "log").
     """
-    _check_mode("iou_loss", mode)
+    _check_mode_and_eps("iou_loss", mode, eps)
     pred, target, mask = read_boxes("iou_loss", pred, target, where)
 
     iou = paired_iou(pred, target)
-    # An eps below the smallest float32 would round to 0. At eps itself the whole gradient passes,
-    # as in torch's clamp (jnp.maximum would halve it), and NaN stays NaN.
+    # XLA may round an eps below the smallest normal number to 0, and log(0) is infinite. At eps
+    # itself the whole gradient passes, as in vis4d; jnp.maximum would halve it. NaN stays NaN.
     tiny = float(jnp.finfo(iou.dtype).tiny)
     eps = jnp.maximum(eps, tiny) if isinstance(eps, jax.Array) else max(float(eps), tiny)
     iou = jnp.where(iou < eps, eps, iou)
@@ -82,10 +83,13 @@ def iou_loss(
     return reduce_loss(reducer, loss, mask)
 
 
-def _check_mode(function: str, mode: str) -> None:
+def _check_mode_and_eps(function: str, mode: Any, eps: Any) -> None:
+    check_number(function, eps=eps)
     if mode not in ("linear", "square", "log"):
         rule = "mode must be one of 'linear', 'square', 'log'"
         fail(ValueError, function, rule, f"mode {mode!r}")
+    if not isinstance(eps, Tracer) and not eps < 1:
+        fail(ValueError, function, "eps must be below 1", f"eps {eps}")
 
 
 class IoULoss(Loss):
@@ -94,7 +98,7 @@ class IoULoss(Loss):
     Args:
         reducer: Maps the losses to the result, e.g. ``mean_loss`` or ``jnp.mean``.
         mode: ``"linear"``, ``"square"`` or ``"log"``.
-        eps: Lower limit of the IoU, which keeps the logarithm finite.
+        eps: Lower limit of the IoU. It keeps the logarithm finite.
 
     Example:
         >>> loss = IoULoss(mean_loss, mode="square")
@@ -105,9 +109,8 @@ class IoULoss(Loss):
     mode: IoUMode = "log"
     eps: float = 1e-6
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_mode("IoULoss", self.mode)
+    def _check_options(self) -> None:
+        _check_mode_and_eps(type(self).__name__, self.mode, self.eps)
 
     def __call__(
         self,
@@ -122,7 +125,7 @@ class IoULoss(Loss):
         Args:
             pred: Boxes ``[..., 4]`` as (x1, y1, x2, y2).
             target: Boxes of the same shape.
-            reducer: Used in this call instead of the module's own.
+            reducer: Overrides the reducer of the module in this call.
             where: Mask of valid boxes, ``[...]``. Padding may contain anything, NaN included.
 
         Returns:

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss._checks import describe, fail
+from vis4d_jax_loss._checks import check_integer, describe, fail
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._labels import FROM_MODULE, IgnoreIndex, ignored_labels
 from vis4d_jax_loss.losses.seg_cross_entropy_loss import seg_cross_entropy_loss
@@ -65,8 +66,8 @@ def multi_level_seg_loss(
         {'loss_seg_level0': 1.0, 'loss_seg_level1': 1.0}
     """
     name = "multi_level_seg_loss"
+    _check_indices(name, feature_idx, weights)
     weights = (1.0,) * len(feature_idx) if weights is None else weights
-    _check_weights(name, weights, feature_idx)
     _check_levels(name, feature_idx, len(outputs))
     losses = {}
     for index, weight in zip(feature_idx, weights, strict=True):
@@ -85,8 +86,18 @@ def _weighted(function: str, weight: ArrayLike, loss: jax.Array) -> jax.Array:
     return jnp.asarray(weight, loss.dtype) * loss
 
 
-def _check_weights(function: str, weights: Sequence[Any], feature_idx: Sequence[int]) -> None:
-    if len(weights) != len(feature_idx):
+def _check_indices(function: str, feature_idx: Any, weights: Any) -> None:
+    """Check what is known without the outputs."""
+    if not isinstance(feature_idx, Sequence) or not all(isinstance(i, int) for i in feature_idx):
+        rule = "feature_idx must be a list of integers"
+        fail(TypeError, function, rule, describe(feature_idx=feature_idx))
+    if len(set(feature_idx)) != len(feature_idx):
+        rule, got = "feature_idx must not repeat a level", describe(feature_idx=feature_idx)
+        fail(ValueError, function, rule, got, "Each level has one loss.")
+    if weights is not None and not isinstance(weights, Sequence) and np.ndim(weights) == 0:
+        rule = "weights must be a list with one weight per entry of feature_idx"
+        fail(TypeError, function, rule, describe(weights=weights))
+    if weights is not None and len(weights) != len(feature_idx):
         rule = "weights must hold one weight for each entry of feature_idx"
         fail(ValueError, function, rule, describe(weights=weights, feature_idx=feature_idx))
 
@@ -123,11 +134,11 @@ class MultiLevelSegLoss(Loss):
     class_axis: int = dataclasses.field(default=-1, kw_only=True)
     ignore_index: IgnoreIndex = dataclasses.field(default=255, kw_only=True)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        ignored_labels(type(self).__name__, self.ignore_index)
-        if self.weights is not None:
-            _check_weights("MultiLevelSegLoss", self.weights, self.feature_idx)
+    def _check_options(self) -> None:
+        name = type(self).__name__
+        check_integer(name, class_axis=self.class_axis)
+        ignored_labels(name, self.ignore_index)
+        _check_indices(name, self.feature_idx, self.weights)
 
     def __call__(
         self,
@@ -144,8 +155,8 @@ class MultiLevelSegLoss(Loss):
             outputs: Logits of the levels, each ``[..., H', W', C]``, at least as large as
                 ``target``.
             target: Labels ``[..., H, W]`` from 0 to C - 1, or ``ignore_index``.
-            ignore_index: Used in this call instead of the module's own.
-            reducer: Used in this call instead of the module's own.
+            ignore_index: Overrides the option of the module in this call.
+            reducer: Overrides the reducer of the module in this call.
             where: Mask of valid images ``[N]`` or pixels ``[N, H, W]``. Padding may contain
                 anything, NaN included.
 

@@ -177,7 +177,7 @@ class MultiPosCrossEntropyLoss(Loss):
             weight: Weight of each row, ``[N]``.
             avg_factor: Scalar divisor, usually the sum of the weights. Where it is 0, the loss and
                 its gradient are 0.
-            reducer: Used in this call instead of the module's own.
+            reducer: Overrides the reducer of the module in this call.
             where: Mask of valid rows ``[N]`` or pairs ``[N, M]``. Padding may contain anything, NaN
                 included.
 

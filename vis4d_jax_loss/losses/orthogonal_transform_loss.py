@@ -138,7 +138,7 @@ class OrthogonalTransformRegularizationLoss(Loss):
 
         Args:
             transforms: List of arrays ``[N_i, r_i, c_i]``.
-            reducer: Used in this call instead of the module's own.
+            reducer: Overrides the reducer of the module in this call.
             where: Mask of valid transforms ``[N]``. Padding may contain anything, NaN included.
 
         Returns:

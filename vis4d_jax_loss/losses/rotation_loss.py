@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import (
+    check_integer,
     check_label_dtype,
     check_mask,
     check_numeric,
@@ -81,6 +82,7 @@ def rotation_loss(
     name = "rotation_loss"
     pred, target_res = as_array(pred), as_array(target_res)
     target_bin = as_array(target_bin)
+    check_integer(name, num_bins=num_bins)
     check_positive(name, num_bins=num_bins)
     check_numeric(name, pred=pred, target_res=target_res)
     check_label_dtype(name, target_bin=target_bin)
@@ -182,6 +184,10 @@ class RotationLoss(Loss):
     num_bins: int = 2
     axis_name: AxisName | None = dataclasses.field(default=None, kw_only=True)
 
+    def _check_options(self) -> None:
+        check_integer(type(self).__name__, num_bins=self.num_bins)
+        check_positive(type(self).__name__, num_bins=self.num_bins)
+
     def __call__(
         self,
         pred: ArrayLike,
@@ -197,7 +203,7 @@ class RotationLoss(Loss):
             pred: ``[B, >= 3 n]`` for n bins: n logits, then (sin, cos) for each bin.
             target_bin: ``[B, n]``, from 0 to 1.
             target_res: ``[B, >= n]``, residual angles in radians.
-            reducer: Used in this call instead of the module's own.
+            reducer: Overrides the reducer of the module in this call.
             where: Mask of valid rows, ``[B]``. Padding may contain anything, NaN included.
 
         Returns:

@@ -6,6 +6,7 @@ import jax
 from jax import lax
 from jax.typing import ArrayLike
 
+from vis4d_jax_loss._checks import check_integer
 from vis4d_jax_loss._numerics import as_array
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import check_logits
@@ -100,8 +101,8 @@ class SegCrossEntropyLoss(Loss):
     class_axis: int = dataclasses.field(default=-1, kw_only=True)
     ignore_index: IgnoreIndex = dataclasses.field(default=255, kw_only=True)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _check_options(self) -> None:
+        check_integer(type(self).__name__, class_axis=self.class_axis)
         ignored_labels(type(self).__name__, self.ignore_index)
 
     def __call__(
@@ -118,8 +119,8 @@ class SegCrossEntropyLoss(Loss):
         Args:
             output: Logits ``[..., H', W', C]``, at least as large as ``target``.
             target: Labels ``[..., H, W]`` from 0 to C - 1, or ``ignore_index``.
-            ignore_index: Used in this call instead of the module's own.
-            reducer: Used in this call instead of the module's own.
+            ignore_index: Overrides the option of the module in this call.
+            reducer: Overrides the reducer of the module in this call.
             where: Mask of valid images ``[N]`` or pixels ``[N, H, W]``. Padding may contain
                 anything, NaN included.
 

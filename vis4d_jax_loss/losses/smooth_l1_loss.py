@@ -101,6 +101,9 @@ class SmoothL1Loss(Loss):
 
     beta: float = 1.0
 
+    def _check_options(self) -> None:
+        check_positive(type(self).__name__, "For beta=0 use L1Loss.", beta=self.beta)
+
     def __call__(
         self,
         pred: ArrayLike,
@@ -114,7 +117,7 @@ class SmoothL1Loss(Loss):
         Args:
             pred: Predictions of any shape and numeric dtype.
             target: Targets of the same shape.
-            reducer: Used in this call instead of the module's own.
+            reducer: Overrides the reducer of the module in this call.
             where: Mask of valid elements. Padding may contain anything, NaN included.
 
         Returns:

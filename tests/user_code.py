@@ -1,0 +1,158 @@
+"""Typed code as a user writes it. Pyright and mypy must accept it, and it must run."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
+
+import vis4d_jax_loss as vjl
+from vis4d_jax_loss import IoULoss, L1Loss, Loss, LossModule, LossReducer, LossTerm, mean_loss
+
+
+class HingeLoss(Loss):
+    margin: float = 1.0
+    names: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+
+    def __call__(
+        self,
+        pred: ArrayLike,
+        target: ArrayLike,
+        *,
+        reducer: LossReducer | None = None,
+        where: ArrayLike | None = None,
+    ) -> jax.Array:
+        error = jnp.asarray(pred) * jnp.asarray(target)
+        return self.reduce(jax.nn.relu(self.margin - error), where, reducer)
+
+
+class ByHand(Loss, kw_only=True):
+    scale: float
+
+    def __call__(self, pred: jax.Array, where: jax.Array) -> jax.Array:
+        return self.reducer(self.scale * pred, where=where) + self.reducer(pred)
+
+
+class WeightedIoULoss(IoULoss):
+    weight: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+
+
+class Net(nnx.Module):
+    def __init__(self, loss: Loss, rngs: nnx.Rngs) -> None:
+        self.layer = nnx.Linear(2, 2, rngs=rngs)
+        self.loss, self.l1 = loss, L1Loss(mean_loss)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.l1(self.layer(x), x) + self.loss(self.layer(x), x)
+
+
+class LinenNet(nn.Module):
+    loss: Loss = L1Loss(mean_loss)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.loss(nn.Dense(2)(x), x)
+
+
+def worst(loss: jax.Array, where: jax.Array | None = None) -> jax.Array:
+    return jnp.max(loss, where=where, initial=0.0)
+
+
+def clipped(loss: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.minimum(loss, 1.0))
+
+
+def reducers() -> list[LossReducer]:
+    weighted = vjl.SumWeightedLoss(jnp.ones(2), 2.0)
+    by_row = functools.partial(jnp.mean, axis=-1)
+    over_axis = vjl.OverAxis(mean_loss, "data")
+    ours: list[LossReducer] = [vjl.identity_loss, mean_loss, vjl.sum_loss, weighted, over_axis]
+    return [*ours, jnp.mean, jnp.sum, jnp.max, by_row, worst, clipped, lambda loss: jnp.sum(loss)]
+
+
+def functions(x: jax.Array, labels: jax.Array, key: jax.Array) -> list[jax.Array]:
+    box, rows, valid = jnp.ones((2, 4)), jnp.ones((2, 2)), jnp.array([True, False])
+    mode: vjl.IoUMode = "square"
+    levels = vjl.multi_level_seg_loss([jnp.ones((1, 2, 2, 3))], labels[None], feature_idx=[0])
+    return [
+        vjl.l1_loss(x, x, jnp.mean, where=valid),
+        vjl.l1_loss(x, x, clipped),
+        vjl.l2_loss(x, x, worst, where=valid),
+        vjl.smooth_l1_loss(x, x, vjl.sum_loss, beta=0.5),
+        vjl.iou_loss(box, box, mean_loss, mode=mode, eps=1e-3),
+        vjl.rotation_loss(jnp.ones((2, 4)), jnp.ones((2, 1)), rows[:, :1], 1, mean_loss),
+        vjl.cross_entropy(jnp.ones((2, 2, 3)), labels, [1.0, 2.0, 3.0], reducer=mean_loss),
+        vjl.seg_cross_entropy_loss(jnp.ones((1, 2, 2, 3)), labels[None], class_axis=-1),
+        levels["loss_seg_level0"],
+        vjl.multi_pos_cross_entropy(rows, rows, mean_loss),
+        vjl.embedding_distance_loss(rows, labels, neg_pos_ub=1.0, hard_mining=False, key=key),
+        vjl.orthogonal_transform_regularization_loss([rows[None]], mean_loss),
+        vjl.top_k_mask(x, 1, where=valid),
+        vjl.random_k_mask(key, 1, valid),
+    ]
+
+
+def modules(x: jax.Array, labels: jax.Array) -> list[jax.Array | dict[str, jax.Array]]:
+    rows, valid, logits = jnp.ones((2, 2)), jnp.array([True, False]), jnp.ones((1, 2, 2, 3))
+    distance = vjl.EmbeddingDistanceLoss(jnp.mean, 1.0, hard_mining=True)
+    pred, weight, avg_factor = distance.update_weight(rows, labels, rows)
+    return [
+        vjl.L2Loss(jnp.sum)(x, x, where=valid),
+        vjl.SmoothL1Loss(mean_loss, beta=0.5)(x, x, reducer=vjl.SumWeightedLoss(x, 2.0)),
+        IoULoss(mean_loss, mode="square", eps=1e-3)(jnp.ones((2, 4)), jnp.ones((2, 4))),
+        WeightedIoULoss(mean_loss, "log", weight=3.0)(jnp.ones((2, 4)), jnp.ones((2, 4))),
+        vjl.RotationLoss(mean_loss, num_bins=1)(jnp.ones((2, 4)), jnp.ones((2, 1)), rows[:, :1]),
+        vjl.CrossEntropyLoss(clipped, [1.0, 2.0, 3.0], class_axis=-1)(logits, labels[None]),
+        vjl.SegCrossEntropyLoss()(logits, labels[None], ignore_index=254),
+        vjl.MultiLevelSegLoss(feature_idx=[0], weights=[0.5])([logits], labels[None]),
+        vjl.MultiPosCrossEntropyLoss()(rows, rows, jnp.ones(2), 2.0),
+        distance(rows, labels) + jnp.sum(pred * weight) / avg_factor,
+        vjl.OrthogonalTransformRegularizationLoss()([rows[None]], where=jnp.array([True])),
+        HingeLoss(jnp.mean, margin=0.5, names=("a",))(x, x, where=valid),
+        ByHand(reducer=worst, scale=2.0)(x, valid[:, None]),
+    ]
+
+
+def objective(x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    inputs: dict[str, vjl.InputPath] = {"pred": vjl.pred_key("a.b"), "target": vjl.data_key("a")}
+    schedule: vjl.Schedule = optax.linear_schedule(0.0, 1.0, 10)
+    weight: vjl.TermWeight = 2.0
+    terms = {
+        "box": LossTerm(IoULoss(mean_loss, mode="square"), weight=weight, inputs=inputs),
+        "l1": LossTerm(L1Loss(mean_loss), schedule, inputs),
+    }
+    inner = LossModule(terms, exclude=("l1",))
+    outer = LossModule([("inner", inner), ("box", inner.terms["box"])], exclude="box")
+    assert outer.terms["box"].weight == weight
+    assert outer.exclude == ("box",)
+    step = jax.value_and_grad(outer, has_aux=True)
+    (total, metrics), _ = step({"a": {"b": x}}, {"a": x}, step=jnp.array(5))
+    return total, metrics
+
+
+def over_devices(x: jax.Array) -> jax.Array:
+    axis_name: vjl.AxisName = "data"
+    mesh = jax.make_mesh((1,), ("data",))
+    step: Callable[[jax.Array], jax.Array] = vjl.OverAxis(mean_loss, axis_name)
+    mean = jax.shard_map(step, mesh=mesh, in_specs=P("data"), out_specs=P())
+    return mean(jax.device_put(x, NamedSharding(mesh, P("data"))))
+
+
+def run() -> None:
+    x, labels, key = jnp.ones((2, 2)), jnp.array([[0, 1], [1, 0]]), jax.random.key(0)
+    model = Net(HingeLoss(jnp.mean), nnx.Rngs(0))
+    linen = LinenNet()
+    losses = functions(x, labels, key), modules(x, labels), objective(jnp.ones((2, 4)))
+    outputs = model(x), linen.apply(linen.init(key, x), x), over_devices(jnp.ones(2))
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((losses, outputs)))
+    assert all(isinstance(reducer, LossReducer) for reducer in reducers())
