@@ -86,7 +86,9 @@ def trim_examples(app, doctree) -> None:
 
 def name_reducers(app, what, name, obj, options, signature, returned):
     """Show ``reducer=mean_loss`` in the signature of a module, not ``<function mean_loss>``."""
-    return re.sub(r"<function (\w+)>", r"\1", signature or "").replace("(0, )", "(0,)"), returned
+    if signature is None:  # of a type
+        return None
+    return re.sub(r"<function (\w+)>", r"\1", signature).replace("(0, )", "(0,)"), returned
 
 
 def setup(app) -> None:

@@ -26,7 +26,7 @@ TOLERANCE = {"f32": 1e-5, "f64": 1e-9}
 INTENDED_DIFFERENCES = {
     "p040": "`rotation_loss` with `identity_loss`",
     "p058": "vector `avg_factor`",
-    "p103": "repeated `feature_idx`",
+    "p103": "a level that is listed twice",
     "p138": "pair targets other than 0 and 1",
     "p139": "pair targets other than 0 and 1",
     "p140": "pair targets other than 0 and 1",

@@ -109,6 +109,10 @@ def _weight_of_label(
     dtype: jnp.dtype,
 ) -> jax.Array:
     """The class weight of each label; 0 for a label that is not a class."""
+    if callable(class_weights):
+        got = f"class_weights {getattr(class_weights, '__name__', class_weights)}"
+        remedy = "A reducer is passed by name: reducer=mean_loss."
+        fail(TypeError, "cross_entropy", "class_weights must be numbers", got, remedy)
     weights = jnp.asarray(class_weights, dtype=dtype)
     if not holds(chex.assert_shape, weights, (shape[axis],)):
         rule = f"class_weights must hold {shape[axis]} weights, one per class"

@@ -93,7 +93,7 @@ def _log_sum_of_ratios(pred: jax.Array, positive: jax.Array, negative: jax.Array
     It is the smallest number, not -inf, if the row has no positives or no negatives.
     """
     _, largest, sums = _exponentials(pred, positive, negative)
-    both_kinds = (sums[0] > 0) & (sums[1] > 0)
+    both_kinds = (sums[0] != 0) & (sums[1] != 0)  # NaN is not 0, and stays NaN
     logs = [
         x + jnp.log(jnp.where(both_kinds, total, 1)) for x, total in zip(largest, sums, strict=True)
     ]

@@ -69,7 +69,8 @@ def seg_cross_entropy_loss(
     # Cut the margin off.
     size = list(target.shape)
     size.insert(class_axis % output.ndim, output.shape[class_axis])
-    output = lax.slice(output, [0] * output.ndim, size)
+    if tuple(size) != output.shape:
+        output = lax.slice(output, [0] * output.ndim, size)
 
     return cross_entropy(
         output,
