@@ -9,7 +9,7 @@ import numpy as np
 from digit_clouds import MAX_TURN
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
@@ -22,7 +22,7 @@ def draw(
     cloud: np.ndarray,
     turned: np.ndarray,
     moved: dict[str, np.ndarray],
-    distance: dict[str, list[float]],
+    distance: dict[str, np.ndarray],
     singular: dict[str, list[np.ndarray]],
     out: Path,
 ) -> None:
@@ -43,7 +43,7 @@ def draw(
         rows[f"After the 3 x 3 transform, {name} regulariser ({scale})"] = clouds / size
     with matplotlib.style.context(Path(__file__).with_name("plots.mplstyle")):
         figure = Figure((9.6, 7.2), layout="constrained")
-        above, below = figure.subfigures(2, 1, height_ratios=(3, 2.4))
+        above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 2.4)).flat
         panels = above.subplots(3)
         for axes, (title, clouds) in zip(panels, rows.items(), strict=True):
             draw_clouds(axes, clouds, cloud[:, 2])
@@ -66,7 +66,7 @@ def draw_clouds(axes: Axes, clouds: np.ndarray, ink: np.ndarray) -> None:
 
 
 def draw_transforms(
-    figure: Figure, distance: dict[str, list[float]], singular: dict[str, list[np.ndarray]]
+    figure: SubFigure, distance: dict[str, np.ndarray], singular: dict[str, list[np.ndarray]]
 ) -> None:
     """Draw how far the transforms are from rotations: in training, and for all test digits."""
     training, *panels = figure.subplots(1, 3)
@@ -78,11 +78,12 @@ def draw_transforms(
         draw_values(axes, {name: values[index] for name, values in singular.items()})
         size = next(iter(singular.values()))[index].shape[1]
         axes.set(title=f"Singular values, {size} x {size}", ylabel="singular value")
-    handles = [
+    lines = [
         Line2D([], [], color=f"C{colour}", label=f"{name} regulariser")
         for colour, name in enumerate(distance)
     ]
-    handles += [
+    handles = [
+        *lines,
         Line2D([], [], color="gray", marker="o", markersize=3, label="median"),
         Patch(color="gray", alpha=0.3, lw=0, label="90 % of the digits"),
         Line2D([], [], color="black", lw=0.8, label="rotation"),
@@ -98,4 +99,5 @@ def draw_values(axes: Axes, singular: dict[str, np.ndarray]) -> None:
         place = np.arange(1, values.shape[1] + 1)
         axes.fill_between(place, low, high, color=f"C{colour}", alpha=0.2, lw=0)
         axes.plot(place, middle, "o-", markersize=3, color=f"C{colour}", label=name)
-    axes.set(xlabel="index, largest first", ylim=(0, None), xticks=place[:: len(place) // 3])
+        axes.set_xticks(place[:: len(place) // 3])
+    axes.set(xlabel="index, largest first", ylim=(0, None))

@@ -69,8 +69,8 @@ def segment(photo: np.ndarray) -> np.ndarray:
     markers = np.select([photo < 30, photo > 150], [1, 2], 0)
     coin = ndimage.binary_fill_holes(segmentation.watershed(filters.sobel(photo), markers) == 2)
     inside = ndimage.binary_erosion(coin, iterations=BORDER)
-    outside = ~ndimage.binary_dilation(coin, iterations=BORDER)
-    return np.select([inside, outside], [COIN, BACKGROUND], IGNORED).astype(np.int32)
+    near = ndimage.binary_dilation(coin, iterations=BORDER)
+    return np.where(inside, COIN, np.where(near, IGNORED, BACKGROUND)).astype(np.int32)
 
 
 def load() -> tuple[Part, Part]:
@@ -191,8 +191,8 @@ def draw(run: Run, out: Path) -> None:
         axes["loss"].set(ylabel="cross-entropy", ylim=(1e-3, None))
         axes["loss"].legend(loc="upper right")
         axes["score"].plot(*zip(*run.scores.items(), strict=True), "o-", ms=3, label="network")
-        level = miou(pictures["otsu"], run.test.target)
-        axes["score"].axhline(level, color="C1", linestyle="--", label="Otsu threshold")
+        threshold = miou(pictures["otsu"], run.test.target)
+        axes["score"].axhline(threshold, color="C1", linestyle="--", label="Otsu threshold")
         axes["score"].set(title="mIoU on the upper half", xlabel="training step", ylabel="mIoU")
         axes["score"].legend(loc="lower right")
         figure.savefig(out)  # inside the style, because colours are resolved on saving

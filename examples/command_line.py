@@ -8,9 +8,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 
-def parse(description: str, steps: int, out: str, argv: list[str] | None) -> argparse.Namespace:
+def parse(
+    description: str | None, steps: int, out: str, argv: list[str] | None
+) -> argparse.Namespace:
     """Read the options ``--steps``, ``--seed`` and ``--out``, and check them before any work."""
-    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser = argparse.ArgumentParser(description=description and description.splitlines()[0])
     parser.add_argument(
         "--steps", type=int, default=steps, help="number of training steps (default: %(default)s)"
     )
@@ -58,7 +60,7 @@ class ProgressBar(tqdm):
             total=steps, desc=name, unit="step", ncols=110, mininterval=0.5, disable=disable
         )
 
-    def update(self, n: int = 1) -> bool | None:
+    def update(self, n: float | None = 1) -> bool | None:
         if self.n == 0 and not self.disable:
             self.unpause()
         return super().update(n)

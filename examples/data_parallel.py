@@ -81,15 +81,17 @@ def train(
     return Run(mesh.size, history, rate)
 
 
-def train_with_bar(devices: list[jax.Device], options: argparse.Namespace) -> Run:
+def train_with_bar(devices: int, options: argparse.Namespace) -> Run:
     """Train on devices of this process, and show the progress."""
-    with ProgressBar(options.steps, count_of(len(devices))) as bar:
+    with ProgressBar(options.steps, count_of(devices)) as bar:
         settings = options.steps, options.seed, options.batch
         return train(mesh_of(devices), *settings, after_step=bar.update)
 
 
-def mesh_of(devices: list[jax.Device]) -> Mesh:
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+def mesh_of(count: int) -> Mesh:
+    """The first devices that JAX finds."""
+    devices = jax.devices()[:count]
+    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def count_of(devices: int) -> str:
@@ -120,7 +122,7 @@ def work(options: argparse.Namespace) -> None:
             count_step(options.report)
 
     settings = options.steps, options.seed, options.batch
-    result = train(mesh_of(jax.devices()), *settings, after_step)
+    result = train(mesh_of(jax.device_count()), *settings, after_step)
     if options.worker == 0:
         options.report.write_text(json.dumps(result._asdict()))
 
@@ -137,8 +139,8 @@ def compare(many: Run, one: Run) -> float:
         for step in (0, len(one.history) - 1):
             a, b = many.history[step][key], one.history[step][key]
             print(f"{key:<22}{step + 1:>6}{a:>14.6f}{b:>14.6f}{abs(a - b):>14.1e}")
-        for a, b in zip(many.history, one.history, strict=True):
-            difference = abs(a[key] - b[key]) / max(abs(b[key]), 1e-3)
+        for found, right in zip(many.history, one.history, strict=True):
+            difference = abs(found[key] - right[key]) / max(abs(right[key]), 1e-3)
             worst = max(worst, difference) if math.isfinite(difference) else math.inf
     return worst
 
@@ -162,7 +164,7 @@ def summarise(many: Run, one: Run, worst: float, batch: int) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the options, and check them before any work."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     add = partial(parser.add_argument, type=int)
     add("--steps", default=10, help="number of training steps (default: %(default)s)")
     add("--seed", default=0, help="seed of scenes and weights (default: %(default)s)")
@@ -196,15 +198,14 @@ def main(argv: list[str] | None = None) -> None:
     if options.worker is not None:
         work(options)
         return
-    everywhere = jax.devices()
     if options.processes > 1:
         say(f"starting {options.processes} processes; loading and compiling take about 20 s ...")
         many = launch(options)
     else:
         say("compiling the training step for all devices, about 10 s ...")
-        many = train_with_bar(everywhere, options)
+        many = train_with_bar(jax.device_count(), options)
     say("training again on one device; compiling takes about 10 s ...")
-    one = train_with_bar(everywhere[:1], options)
+    one = train_with_bar(1, options)
     worst = compare(many, one)
     summarise(many, one, worst, options.batch)
     if worst > TOLERANCE:

@@ -28,11 +28,12 @@ class Clouds(NamedTuple):
 
 def load_clouds() -> tuple[Clouds, Clouds]:
     """Load clouds for training (the first 1,300 of 1,797 digits) and for the test (the rest)."""
-    data, rng = datasets.load_digits(), np.random.default_rng(0)
-    enlarge = ndimage.zoom(np.eye(8), (4, 1), order=3, mode="grid-constant", grid_mode=True)
-    ink = np.clip(enlarge @ (data.images / 16) @ enlarge.T, 0, 1)
+    pixels, label = datasets.load_digits(return_X_y=True)
+    enlarge = np.asarray(ndimage.zoom(np.eye(8), (4, 1), mode="grid-constant", grid_mode=True))
+    ink = np.clip(enlarge @ (pixels.reshape(-1, 8, 8) / 16) @ enlarge.T, 0, 1)
+    rng = np.random.default_rng(0)
     points = np.stack([sample(picture, rng) for picture in ink]).astype(np.float32)
-    return Clouds(points[:1300], data.target[:1300]), Clouds(points[1300:], data.target[1300:])
+    return Clouds(points[:1300], label[:1300]), Clouds(points[1300:], label[1300:])
 
 
 def sample(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -105,7 +105,7 @@ def draw_legend(axes: Axes, height: int) -> None:
         Line2D([], [], color=IDENTITY[0], lw=1.4, ls=DASHES),
         Line2D([], [], ls="", marker="x", color=WRONG, markersize=8, markeredgewidth=2.4),
     )
-    entries = {
+    entries: dict[str, Line2D | tuple[Line2D, ...]] = {
         "one colour per digit": digits,
         "match": Line2D([], [], color=IDENTITY[1], lw=1.4),
         "wrong match": wrong,

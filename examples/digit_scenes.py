@@ -29,11 +29,11 @@ class Digits(NamedTuple):
 
 def load_digits() -> tuple[Digits, Digits]:
     """Load training digits (the first 1,300 of 1,797) and test digits (the rest), enlarged 4x."""
-    data = datasets.load_digits()
-    ink = np.pad(data.images / 16, ((0, 0), (1, 1), (1, 1)))
-    enlarge = ndimage.zoom(np.eye(10), (4, 1), order=3, mode="grid-constant", grid_mode=True)
+    pixels, label = datasets.load_digits(return_X_y=True)
+    ink = np.pad(pixels.reshape(-1, 8, 8) / 16, ((0, 0), (1, 1), (1, 1)))
+    enlarge = np.asarray(ndimage.zoom(np.eye(10), (4, 1), mode="grid-constant", grid_mode=True))
     ink = np.clip(1.2 * enlarge @ ink @ enlarge.T, 0, 1).astype(np.float32)
-    return Digits(ink[:1300], data.target[:1300]), Digits(ink[1300:], data.target[1300:])
+    return Digits(ink[:1300], label[:1300]), Digits(ink[1300:], label[1300:])
 
 
 def choose_digits(digits: Digits, rng: np.random.Generator) -> np.ndarray:
@@ -56,14 +56,14 @@ def place(low: np.ndarray, high: np.ndarray, rng: np.random.Generator) -> np.nda
 def render(ink: np.ndarray, centre: np.ndarray, height: float, angle: float) -> np.ndarray:
     """Draw one digit: how much of each pixel ``[SIZE, SIZE]`` it covers."""
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    matrix = rotation * 32 / height
-    offset = 19.5 - matrix @ centre
-    return ndimage.affine_transform(ink, matrix, offset, (SIZE, SIZE), order=1)
+    scale = rotation * 32 / height
+    matrix = np.column_stack([scale, 19.5 - scale @ centre])
+    return ndimage.affine_transform(ink, matrix, output_shape=(SIZE, SIZE), order=1)
 
 
 def draw_background(rng: np.random.Generator) -> np.ndarray:
     """Draw a background ``[SIZE, SIZE]``: uneven light and four scratches."""
-    light = ndimage.zoom(rng.uniform(0, 0.35, (4, 4)), SIZE / 4, order=1)
+    light = np.asarray(ndimage.zoom(rng.uniform(0, 0.35, (4, 4)), SIZE / 4, order=1))
     y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2
     low, high = np.array([[0, -30, 0.3], [np.pi, 30, 0.7]])[..., None, None, None]
     angle, shift, shade = rng.uniform(low, high, (3, 4, 1, 1))
@@ -82,7 +82,7 @@ def make_frame(
     ink = layers.max(0)
     # Shuffle the rows: with a fixed order, the row number would reveal the identity.
     order = rng.permutation(np.tile(np.arange(len(layers)), clicks))
-    y, x = (layers > 0.5).any(2), (layers > 0.5).any(1)
+    y, x = np.any(layers > 0.5, axis=2), np.any(layers > 0.5, axis=1)
     first, last = (x.argmax(1), y.argmax(1)), (x[:, ::-1].argmax(1), y[:, ::-1].argmax(1))
     box = np.stack([*first, *np.subtract(SIZE, last)], axis=-1)[order]
     point = box[:, :2] + (box[:, 2:] - box[:, :2]) * rng.uniform(0.3, 0.7, (len(order), 2))

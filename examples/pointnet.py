@@ -31,11 +31,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from cloud_figure import SHOWN, draw, draw_clouds, draw_values  # noqa: F401  for the notebooks
+from cloud_figure import SHOWN, draw
 from cloud_results import evaluate, predict, report
 from command_line import ProgressBar, parse, run, say
 from digit_clouds import CLOUDS, POINTS, Clouds, load_clouds, make_batch, turn_about_axes
 from flax import nnx
+from jax.typing import ArrayLike
 
 from vis4d_jax_loss import (
     CrossEntropyLoss,
@@ -47,7 +48,6 @@ from vis4d_jax_loss import (
     pred_key,
 )
 
-Arrays = dict[str, np.ndarray] | dict[str, jax.Array]
 FEATURES = 16  # per point, where the second transform acts
 WEIGHT = 0.03  # of the regulariser; a weight of 1 would keep the transforms near the identity
 
@@ -148,7 +148,7 @@ def train(objective: LossModule, clouds: Clouds, steps: int, seed: int, name: st
     state, metrics, traces = optimizer.init(params), [], 0
 
     @jax.jit
-    def train_step(params: nnx.State, state: optax.OptState, batch: Arrays):
+    def train_step(params: nnx.State, state: optax.OptState, batch: dict[str, jax.Array]):
         nonlocal traces
         traces += 1  # Python runs this line only while JAX traces the step.
 
@@ -175,7 +175,7 @@ def train(objective: LossModule, clouds: Clouds, steps: int, seed: int, name: st
 # ------------------------------------------------------------------- gradient at the identity
 
 
-def norm_regularizer(transforms: list[jax.Array]) -> jax.Array:
+def norm_regularizer(transforms: list[jax.Array]) -> ArrayLike:
     """The obvious regulariser with `jnp.linalg.norm`. Its gradient at the identity is NaN."""
     residuals = [x @ x.mT - jnp.eye(x.shape[-1])[None] for x in transforms]
     return sum(jnp.linalg.norm(residual, axis=(1, 2)).mean() for residual in residuals)
@@ -185,10 +185,10 @@ def at_start(regularizer: Callable, points: np.ndarray, seed: int) -> tuple[floa
     """For a new network: the regulariser, its largest |gradient|, and the share that is NaN."""
     graph, params = nnx.split(make_model(seed), nnx.Param)
 
-    def loss(params: nnx.State) -> jax.Array:
+    def loss(params: nnx.State, points: jax.Array) -> jax.Array:
         return regularizer(nnx.merge(graph, params)(points)["transforms"])
 
-    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params, points)
     flat = np.concatenate([np.ravel(g) for g in jax.tree.leaves(gradient)])
     return float(value), float(np.abs(flat).max()), float(np.isnan(flat).mean())
 
@@ -220,7 +220,8 @@ def main(argv: list[str] | None = None) -> None:
     turned = turn_about_axes(test.points[SHOWN])
     moved = {name: transform(run.model, turned) for name, run in runs.items()}
     distance = {
-        name: [step["orthogonal"] / WEIGHT for step in run.metrics] for name, run in runs.items()
+        name: np.array([step["orthogonal"] for step in run.metrics]) / WEIGHT
+        for name, run in runs.items()
     }
     singular = {name: result.singular for name, result in results.items()}
     draw(test.points[SHOWN], turned, moved, distance, singular, options.out)

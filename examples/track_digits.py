@@ -22,6 +22,7 @@ if __name__ == "__main__":
     print("loading JAX and the digits ...", flush=True)
 
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ from vis4d_jax_loss import (
     pred_key,
 )
 
-Arrays = dict[str, np.ndarray] | dict[str, jax.Array]
+Arrays = dict[str, Any]  # JAX arrays inside a compiled step, NumPy arrays elsewhere
 GRID = 4  # an identity is read from GRID x GRID points of a box
 SCENES_PER_STEP, TEST_SCENES = 8, 150
 
@@ -172,7 +173,7 @@ def update(
     params: nnx.State,
     state: optax.OptState,
     batch: Arrays,
-) -> tuple[nnx.State, optax.OptState, Arrays]:
+) -> tuple[optax.Params, optax.OptState, Arrays]:
     """One training step. Returns new parameters, a new optimiser state and the metrics."""
 
     def total(params: nnx.State) -> tuple[jax.Array, Arrays]:
@@ -248,14 +249,15 @@ def main(argv: list[str] | None = None) -> None:
     say(f"drawing {TEST_SCENES} test scenes and evaluating the untrained network ...")
     scenes = make_scenes(test, np.random.default_rng(6), TEST_SCENES, clicks=1)
     model = make_model(options.seed)
-    outputs = jax.device_get(predict(model, scenes["frames"], scenes["points"]))
+    inputs = jnp.asarray(scenes["frames"]), jnp.asarray(scenes["points"])
+    outputs = jax.device_get(predict(model, *inputs))
     before = evaluate(outputs, scenes)
 
     say("compiling the training step, about 10 s ...")
     start = time.perf_counter()
     traces = train(model, training, options.steps, np.random.default_rng(options.seed))
     seconds = time.perf_counter() - start
-    outputs = jax.device_get(predict(model, scenes["frames"], scenes["points"]))
+    outputs = jax.device_get(predict(model, *inputs))
     after = evaluate(outputs, scenes)
 
     print(f"\n{'digits not seen in training':<30}{'before':>8}{'after':>8}")

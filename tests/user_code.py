@@ -74,10 +74,10 @@ def clipped(loss: jax.Array) -> jax.Array:
 
 def reducers() -> list[LossReducer]:
     weighted = vjl.SumWeightedLoss(jnp.ones(2), 2.0)
-    by_row = functools.partial(jnp.mean, axis=-1)
+    partial = [functools.partial(jnp.mean, axis=-1), functools.partial(mean_loss, axis=1)]
     over_axis = vjl.OverAxis(mean_loss, "data")
     ours: list[LossReducer] = [vjl.identity_loss, mean_loss, vjl.sum_loss, weighted, over_axis]
-    return [*ours, jnp.mean, jnp.sum, jnp.max, by_row, worst, clipped, lambda loss: jnp.sum(loss)]
+    return [*ours, *partial, jnp.mean, jnp.sum, jnp.max, worst, clipped, lambda x: jnp.sum(x)]
 
 
 def functions(x: jax.Array, labels: jax.Array, key: jax.Array) -> list[jax.Array]:
@@ -102,12 +102,34 @@ def functions(x: jax.Array, labels: jax.Array, key: jax.Array) -> list[jax.Array
     ]
 
 
+def ignored_labels(labels: jax.Array) -> list[jax.Array | dict[str, jax.Array]]:
+    logits, picture = jnp.ones((2, 2, 3)), jnp.ones((1, 2, 2, 3))
+    several: vjl.IgnoreIndex = (0, 255)
+    all_of_them = vjl.CrossEntropyLoss(ignore_index=None)
+    return [
+        vjl.cross_entropy(logits, labels, ignore_index=several),
+        all_of_them(logits, labels),
+        all_of_them(logits, labels, ignore_index=-1),
+        vjl.SegCrossEntropyLoss(ignore_index=several)(picture, labels[None]),
+        vjl.MultiLevelSegLoss(feature_idx=(0,), ignore_index=1)([picture], labels[None]),
+    ]
+
+
+def traced_options(x: jax.Array) -> jax.Array:
+    @jax.jit
+    def loss(beta: jax.Array) -> jax.Array:
+        return vjl.smooth_l1_loss(x, 2 * x, mean_loss, beta)
+
+    return jax.grad(loss)(jnp.array(0.5))
+
+
 def modules(x: jax.Array, labels: jax.Array) -> list[jax.Array | dict[str, jax.Array]]:
     rows, valid, logits = jnp.ones((2, 2)), jnp.array([True, False]), jnp.ones((1, 2, 2, 3))
     distance = vjl.EmbeddingDistanceLoss(jnp.mean, 1.0, hard_mining=True)
     pred, weight, avg_factor = distance.update_weight(rows, labels, rows)
     return [
         vjl.L2Loss(jnp.sum)(x, x, where=valid),
+        L1Loss(functools.partial(mean_loss, axis=1))(x, x, where=valid),
         vjl.SmoothL1Loss(mean_loss, beta=0.5)(x, x, reducer=vjl.SumWeightedLoss(x, 2.0)),
         IoULoss(mean_loss, mode="square", eps=1e-3)(jnp.ones((2, 4)), jnp.ones((2, 4))),
         WeightedIoULoss(mean_loss, "log", weight=3.0)(jnp.ones((2, 4)), jnp.ones((2, 4))),
@@ -140,6 +162,30 @@ def objective(x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     return total, metrics
 
 
+def regularizer(kernels: list[jax.Array]) -> jax.Array:
+    return sum((jnp.sum(kernel**2) for kernel in kernels), jnp.zeros(()))
+
+
+def structured_inputs(x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    weighted = vjl.SumWeightedLoss(vjl.data_key("weight"), vjl.data_key("count"))
+    terms = {
+        "a": LossTerm(
+            L1Loss(),
+            inputs={"pred": vjl.pred_key("x"), "target": vjl.data_key("y"), "reducer": weighted},
+        ),
+        "b": LossTerm(
+            regularizer,
+            weight=0.1,
+            inputs={"kernels": [vjl.pred_key("x"), vjl.pred_key("x")], "where": None},
+        ),
+    }
+    objective = LossModule(terms, unweighted=True)
+    term: LossTerm = objective.terms["a"]
+    assert term.weight == 1.0
+    batch = {"y": x, "weight": jnp.ones_like(x), "count": x.size}
+    return objective({"x": 2 * x}, batch, where=jnp.ones(len(x), bool))
+
+
 def over_devices(x: jax.Array) -> jax.Array:
     axis_name: vjl.AxisName = "data"
     mesh = jax.make_mesh((1,), ("data",))
@@ -153,6 +199,7 @@ def run() -> None:
     model = Net(HingeLoss(jnp.mean), nnx.Rngs(0))
     linen = LinenNet()
     losses = functions(x, labels, key), modules(x, labels), objective(jnp.ones((2, 4)))
+    options = ignored_labels(labels), traced_options(x), structured_inputs(x)
     outputs = model(x), linen.apply(linen.init(key, x), x), over_devices(jnp.ones(2))
-    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((losses, outputs)))
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((losses, options, outputs)))
     assert all(isinstance(reducer, LossReducer) for reducer in reducers())
