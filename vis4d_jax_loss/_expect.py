@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental import checkify, jet
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -64,10 +65,16 @@ def _debug_check(bad: jax.Array, values: jax.Array, message: str) -> None:
     """Report the first bad value, its place and the number of bad values."""
     if not bad.size:
         return
-    first = jnp.argmax(bad.reshape(-1))
+    # Neither reshaped nor indexed, since the arrays may be sharded explicitly.
+    places = jnp.zeros(bad.shape, jnp.int32)
+    for axis, length in enumerate(bad.shape):
+        places = places * length + lax.broadcasted_iota(jnp.int32, bad.shape, axis)
+    first = jnp.min(jnp.where(bad, places, bad.size - 1))
     place = jnp.unravel_index(first, bad.shape)
     shown: dict[str, Any] = {f"axis{i}": index for i, index in enumerate(place)}
-    got = jnp.ravel(values.reshape(bad.size, -1)[first])
+    chosen = lax.expand_dims(places == first, range(bad.ndim, values.ndim))
+    chosen = jnp.where(chosen, values, 0)
+    got = jnp.ravel(jnp.sum(chosen, axis=tuple(range(bad.ndim))))
     shown |= {f"value{i}": number for i, number in enumerate(got)}
     value = ", ".join(f"{{value{i}}}" for i in range(got.size))
     value = f"({value})" if got.size > 1 else value

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Sides are scaled before they are multiplied. In float32, areas are then finite for sides up to
-# 1e24, and not 0 for sides down to 1e-14. A power of 2 is exact.
-_SCALE = 2.0**-16
+# Sides are scaled before they are multiplied. In float32, areas and their inverse are then finite
+# and not 0 for sides from 1e-13 to 1e24. A power of 2 is exact.
+_SCALE = 2.0**-18
 
 
 @jax.custom_jvp
@@ -45,8 +45,9 @@ def _iou_gradient(boxes1: jax.Array, boxes2: jax.Array) -> jax.Array:
     d_shared, d_own = (jnp.flip(sides, axis=-1) for sides in (shared_sides, own_sides))
     # For identical boxes the difference is exactly 0.
     gradient = (1 + iou) * limiting * d_shared - iou * outward * d_own
-    reciprocal = jnp.where(shared > 0, _SCALE / divisor, 0)
-    return (reciprocal * gradient).reshape(boxes1.shape)
+    # Multiplied by the scale first, the inverse of a large area would be 0.
+    reciprocal = jnp.where(shared > 0, 1 / divisor, 0)
+    return (_SCALE * (reciprocal * gradient)).reshape(boxes1.shape)
 
 
 def _corners(boxes: jax.Array) -> jax.Array:
