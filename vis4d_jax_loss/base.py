@@ -93,13 +93,13 @@ class Loss(FrozenModule):
     def reduce(
         self, loss: ArrayLike, where: ArrayLike | None = None, reducer: LossReducer | None = None
     ) -> jax.Array:
-        """Reduce losses under a mask, as the last line of a module's call.
+        """Apply mask and reducer. Call it last in ``__call__``.
 
         Args:
             loss: Losses of any shape.
-            where: Mask of valid elements over the leading axes of ``loss``. Masked losses are
-                replaced before the reducer sees them. In a gradient, NaN padding must be replaced
-                before your arithmetic sees it.
+            where: Mask of valid elements over the leading axes of ``loss``. It protects the value.
+                If padding may be NaN, also replace it in your inputs, e.g. by
+                ``jnp.where(where, pred, 0)``, or the gradient is NaN.
             reducer: Used instead of the module's own reducer.
 
         Returns:

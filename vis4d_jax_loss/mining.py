@@ -1,4 +1,4 @@
-"""Mining: masks of exactly k elements, where k may be traced."""
+"""Mining: masks of the k largest or of k random elements, where k may be traced."""
 
 from functools import partial
 from typing import Any
@@ -23,13 +23,13 @@ def top_k_mask(
     *,
     axis_name: AxisName | None = None,
 ) -> jax.Array:
-    """Mark exactly the ``k`` largest elements; ties go to the lowest flat index.
+    """Mark the ``k`` largest elements. Among equal elements, the lowest flat index wins.
 
-    The function finds the k-th largest value by bisection. It maps the values to integers of the
-    same order, and settles one bit of the threshold per pass by comparing and counting. Ties are
-    settled in the same way on the index. There is no sort, no gather and no dynamic shape: ``k``
-    may be traced, and the array may be sharded in any way, as each pass sends only one scalar
-    between devices. The mask is constant under differentiation.
+    The function maps the values to integers that sort in the same way. Then it finds the threshold
+    bit by bit: each pass counts the values above a candidate. A second search, over the index,
+    breaks ties. There is no sort, no gather and no dynamic shape: ``k`` may be traced, and the
+    array may be sharded in any way, since a pass sends only one scalar between devices. No gradient
+    flows through the mask.
 
     Args:
         values: Any shape, any numeric dtype. NaN counts as the largest value, -0.0 as 0.0.
@@ -37,8 +37,8 @@ def top_k_mask(
             them are marked; if it is negative, none.
         where: Mask of candidates over the leading axes of ``values``. Other elements are never
             marked and may contain anything, NaN included.
-        axis_name: Mesh axis (or axes) of a ``shard_map``. Its shards, stacked along their leading
-            axis, are one array, and ``k`` counts elements of all shards.
+        axis_name: Mesh axis (or axes) of a ``shard_map``. The shards are treated as one array,
+            stacked along the leading axis, and ``k`` is the total over all shards.
 
     Returns:
         Boolean mask of the shape of ``values`` with ``min(k, candidates)`` True elements.

@@ -1,4 +1,4 @@
-"""Reducers turn many losses into the value that is optimised."""
+"""Reducers turn the losses of all elements into the result."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ AxisName = Hashable | tuple[Hashable, ...]
 
 @runtime_checkable
 class LossReducer(Protocol):
-    """Anything that maps the losses to the result.
+    """A function that reduces losses.
 
     It is called as ``reducer(loss)`` or, when elements are masked, as ``reducer(loss, where=mask)``
     with a boolean mask of the loss's full shape. Without masks, a reducer may lack ``where``.
@@ -45,12 +45,12 @@ class LossReducer(Protocol):
 def identity_loss(
     loss: ArrayLike, *, where: ArrayLike | None = None, axis_name: AxisName | None = None
 ) -> jax.Array:
-    """Keep one loss per element. Masked elements are 0, so their sum is :func:`sum_loss`.
+    """Keep one loss per element. Masked elements become 0, so summing gives :func:`sum_loss`.
 
     Args:
         loss: Losses of any shape.
         where: Mask of valid elements over the leading axes of ``loss``.
-        axis_name: Accepted like in the other reducers; nothing is communicated.
+        axis_name: Not used. It is accepted so that ``OverAxis`` works with this reducer.
 
     Returns:
         The losses, with the same shape and dtype.
@@ -144,7 +144,7 @@ def mean_loss(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class SumWeightedLoss:
-    r"""Weighted sum of the losses, divided by a factor that you give.
+    r"""Weighted sum of the losses, divided by ``avg_factor``.
 
     .. math:: \frac{\sum_i w_i \ell_i}{a}
 
@@ -155,10 +155,10 @@ class SumWeightedLoss:
     module.
 
     Args:
-        weight: Weights that broadcast to the losses. At masked elements they may be anything.
-        avg_factor: Scalar divisor. Where it is 0, the result and its gradient are 0.
+        weight: Weights that broadcast to the losses. Weights of masked elements are ignored.
+        avg_factor: Scalar divisor. If it is 0, the result and its gradient are 0.
         axis_name: Mesh axis (or axes) of a ``shard_map``. Sum and ``avg_factor`` are added over it
-            before dividing: give each shard its own part of both.
+            before dividing. Each shard passes its own weights and its own ``avg_factor``.
 
     Raises:
         ValueError: When called, if ``weight`` does not broadcast to the losses or fits them in more
@@ -176,7 +176,7 @@ class SumWeightedLoss:
         default=None, kw_only=True, metadata=dict(static=True)
     )
 
-    # Arrays have no hash. As a static argument, this would cause a new trace in every step.
+    # Not hashable on purpose: as a static argument, it would cause a new trace in every step.
     __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __call__(self, loss: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
@@ -194,9 +194,9 @@ class SumWeightedLoss:
 
 @dataclasses.dataclass(frozen=True)
 class OverAxis:
-    """A reducer over the shards of a mesh axis, for losses computed inside ``shard_map``.
+    """Makes a reducer work across the shards of a mesh axis. Use it inside ``shard_map``.
 
-    Compared and hashed by value, so it can be an option of a loss module.
+    It is compared and hashed by value, so it can be an option of a loss module.
 
     Args:
         reducer: :func:`mean_loss`, :func:`sum_loss`, :func:`identity_loss`, or your own function

@@ -1,4 +1,4 @@
-"""Embedding distance: moves similarities towards 1 or 0, with mined negatives."""
+"""Embedding distance: moves similarities to 1 or 0, and mines hard negatives."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ def embedding_distance_loss(
     where: ArrayLike | None = None,
     axis_name: AxisName | None = None,
 ) -> jax.Array:
-    r"""Squared distance of similarities from 1 or 0, over positives and mined negatives.
+    r"""Mean squared difference of similarities and targets, over positives and mined negatives.
 
     .. math::
         \ell = \frac{1}{\#\{w_i > 0\}} \sum_i w_i (x_i - t_i)^2, \qquad
@@ -48,7 +48,7 @@ def embedding_distance_loss(
     If there are more than ``neg_pos_ub`` negatives per positive, only
     ``int(max(1, positives) * neg_pos_ub)`` of them take part: those with the largest :math:`x`
     (ties go to the lowest index), or as many at random. Where :math:`s_i - \mathrm{margin}_i` is
-    outside of [0, 1], the gradient is 0. This includes the worst positives, whose similarity is
+    outside of [0, 1], the gradient is 0, as in vis4d. This includes positives whose similarity is
     negative.
 
     Args:
@@ -61,12 +61,11 @@ def embedding_distance_loss(
         reducer: Applied to the scalar loss.
         neg_pos_ub: Maximum number of negatives per positive; 0 or less means no limit. This and the
             margins may be traced.
-        pos_margin: Subtracted from the similarity of positives, if it is positive. Their best
-            similarity is then ``1 + pos_margin``, as in vis4d.
-        neg_margin: Subtracted from the similarity of negatives, if it is positive. Negatives with a
+        pos_margin: If above 0, subtracted from the similarities of positives, as in vis4d.
+        neg_margin: If above 0, subtracted from the similarities of negatives. Negatives with a
             smaller similarity have loss 0.
-        hard_mining: Keep the negatives with the largest similarity; otherwise random ones, chosen
-            with ``key``.
+        hard_mining: Keep the negatives with the largest :math:`x`. Otherwise keep random ones,
+            chosen with ``key``.
         key: A ``jax.random`` key, needed if ``hard_mining`` is False.
         where: Mask of valid rows ``[N]`` or pairs ``[N, M]``. Padding may contain anything, NaN
             included.
@@ -83,7 +82,7 @@ def embedding_distance_loss(
     Example:
         >>> pred = jnp.array([[0.9, 0.5, 0.2, 0.31, 0.8, 0.7]])
         >>> target = jnp.array([[1, 0, 0, 0, 0, 0]])
-        >>> loss = embedding_distance_loss(pred, target)  # keeps 0.5, 0.7 and 0.8
+        >>> loss = embedding_distance_loss(pred, target)  # 3 negatives: 0.5, 0.7, 0.8
         >>> print(round(float(loss), 6))  # (0.1**2 + 0.2**2 + 0.4**2 + 0.5**2) / 4
         0.115
 
@@ -157,8 +156,8 @@ class EmbeddingDistanceLoss(Loss):
     Args:
         reducer: Applied to the scalar loss.
         neg_pos_ub: Maximum number of negatives per positive; 0 or less means no limit.
-        pos_margin: Subtracted from the similarity of positives, if it is positive.
-        neg_margin: Subtracted from the similarity of negatives, if it is positive.
+        pos_margin: If above 0, subtracted from the similarities of positives.
+        neg_margin: If above 0, subtracted from the similarities of negatives.
         hard_mining: Keep the negatives with the largest similarity; otherwise random ones.
         axis_name: Mesh axis (or axes) of a ``shard_map`` over which the pairs are sharded.
 
