@@ -25,7 +25,7 @@ from vis4d_jax_loss.losses._labels import (
 )
 from vis4d_jax_loss.reducer import LossReducer, identity_loss, mean_loss
 
-_NO_LABEL = -1  # of elements that are skipped, or whose label is invalid
+_NO_LABEL = -1  # stands for the label of an element that is skipped or has an invalid label
 
 
 @jax.named_scope("cross_entropy")
@@ -54,7 +54,7 @@ def cross_entropy(
             computed in float32. Logits of ignored and masked elements may contain anything.
         target: Labels ``[...]`` from 0 to C - 1, or ``ignore_index``, of any numeric dtype or
             boolean. Floats are truncated, as in vis4d: -0.5 is class 0. Any other label makes the
-            loss NaN. Both are reported under ``checkify``.
+            loss NaN. Fractional and invalid labels are reported under ``checkify``.
         class_weights: Weight of each class, ``[C]``. Unlike in torch, a mean divides by the number
             of elements and not by the sum of the weights.
         ignore_index: Label whose loss and gradient are 0; a tuple of several, or None for no label.
@@ -126,7 +126,7 @@ def _weight_of_label(
 # The derivative is written out: JAX's own would store one more array as large as the logits.
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _negative_log_prob(logits: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
-    """Softmax cross-entropy; where the label is negative, its gradient is 0."""
+    """Softmax cross-entropy. The gradient is 0 where the label is negative."""
     shift, rest, label_logit = _log_sum_exp_and_label(logits, labels, axis)
     return rest - (label_logit - shift)
 
@@ -145,16 +145,17 @@ def _negative_log_prob_jvp(axis, primals, tangents):
 def _log_sum_exp_and_label(
     logits: jax.Array, labels: jax.Array, axis: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A shift and a rest, whose sum is the log-sum-exp, and the label's logit.
+    """Return (shift, rest, label_logit), where shift + rest is the log-sum-exp.
 
-    The logits less the shift have exponentials that do not overflow.
+    ``exp(logits - shift)`` does not overflow.
     """
     if _is_short_and_not_last(logits, axis):
         return _one_class_at_a_time(logits, labels, axis)
     largest = jnp.max(logits, axis=axis, keepdims=True, initial=-jnp.inf)
     total = jnp.sum(jnp.exp(logits - largest), axis=axis)
     # Mask and sum instead of gathering, so that the class axis may be sharded. All other summands
-    # are 0, so the sum of the bits is exactly the label's logit, and XLA stores no summands.
+    # are 0, so the sum of the bits is exactly the label's logit. Bits are summed instead of floats,
+    # because XLA then does not store the summands.
     integer = jnp.dtype(f"int{8 * logits.dtype.itemsize}")
     bits = lax.bitcast_convert_type(logits, integer)
     bits = jnp.where(_is_label(labels, logits.shape, axis), bits, 0)
@@ -176,10 +177,12 @@ def _one_class_at_a_time(
     columns = [lax.index_in_dim(logits, i, axis, keepdims=False) for i in range(logits.shape[axis])]
     largest = reduce(jnp.maximum, columns)
     log_total = jnp.log(sum(jnp.exp(column - largest) for column in columns))
-    # A sum, because a choice between two arrays requires labels with the sharding of the logits.
+    # Add up the classes: jnp.where(labels == i, column, label_logit) would require that the labels
+    # are sharded like the logits.
     label_logit = sum(jnp.where(labels == i, column, 0) for i, column in enumerate(columns))
-    # In the gradient, XLA on a CPU computes ``largest`` again for every class, but stores a
-    # logarithm. So the shift contains ``log_total``, and the rest is that sum's rounding error.
+    # On a CPU, the gradient would compute ``largest`` again for every class, because XLA stores the
+    # result of a logarithm but not of a maximum. So ``shift`` is ``largest + log_total``, and the
+    # rest is the rounding error of this addition.
     shift = largest + log_total
     return shift, log_total - (shift - largest), jnp.asarray(label_logit)
 

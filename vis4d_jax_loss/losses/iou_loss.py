@@ -51,7 +51,8 @@ def iou_loss(
         What ``reducer`` returns; by default one loss per box, ``[...]``.
 
     Raises:
-        ValueError: If the shapes do not match, the last axis is not 4, or ``mode`` is unknown.
+        ValueError: If the shapes do not match, the last axis is not 4, ``mode`` is unknown, or
+            ``eps`` is not below 1.
         TypeError: If an input is not numeric, or ``where`` is not boolean.
 
     Example:

@@ -14,7 +14,7 @@ from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import read_elements
 from vis4d_jax_loss.reducer import LossReducer, identity_loss
 
-_LONG_AXIS = 16  # From this length on, the last axis is better summed without a `where`.
+_LONG_AXIS = 16  # From this length on, the formula avoids `jnp.where`: see `_smooth_absolute`.
 
 
 @jax.named_scope("smooth_l1_loss")
@@ -76,8 +76,9 @@ def _smooth_absolute(x: jax.Array, beta: Any) -> jax.Array:
     if not isinstance(length, int) or length < _LONG_AXIS:
         square = (0.5 / beta) * distance * distance
         return jnp.where(distance < beta, square, distance - 0.5 * beta)
-    # The same function without `where`: XLA on a CPU would store its result to sum a long axis. It
-    # uses four times the slope, since XLA would store a constant that the derivative contains too.
+    # The same function without `jnp.where`, whose result XLA on a CPU would store to sum a long
+    # axis. It uses 4 / beta and not 1 / beta: the derivative contains 1 / beta, and XLA would store
+    # an array for a constant that both share.
     four_slopes = jnp.minimum(distance * (4 / beta), 4)
     return four_slopes * (0.25 * distance - beta / 32 * four_slopes)
 
