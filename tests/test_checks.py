@@ -182,7 +182,7 @@ def test_the_factor_of_a_weighted_sum_must_be_a_scalar():
         ),
         (
             lambda: cross_entropy(jnp.ones((2, 3)), jnp.ones(2), jnp.ones(2)),
-            "cross_entropy: class_weights must hold one weight for each of the 3 classes, "
+            "cross_entropy: class_weights must hold 3 weights, one per class, "
             "got class_weights (2,). The classes are counted along class_axis of output.",
         ),
     ],

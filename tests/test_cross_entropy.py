@@ -247,7 +247,7 @@ def mismatch(output, target, class_axis=None):
         ),
         (
             lambda: cross_entropy(IMAGES, LABEL_MAPS, jnp.ones(4), class_axis=1),
-            "cross_entropy: class_weights must hold one weight for each of the 3 classes, got class_weights (4,). The classes are counted along class_axis of output.",
+            "cross_entropy: class_weights must hold 3 weights, one per class, got class_weights (4,). The classes are counted along class_axis of output.",
         ),
     ],
 )

@@ -109,7 +109,7 @@ ONE_WEIGHT_EACH = "weights must hold one weight for each entry of feature_idx"
     [
         (
             lambda: multi_level_seg_loss([FINE], LABELS, feature_idx=(0, 0)),
-            "multi_level_seg_loss: feature_idx must not repeat a level, got feature_idx (0, 0) and outputs of 1 levels. Each level has one loss; negative indices count from the end.",
+            "multi_level_seg_loss: feature_idx must not repeat a level, got feature_idx (0, 0). Each level has one loss.",
         ),
         (
             lambda: multi_level_seg_loss([FINE, COARSE], LABELS, feature_idx=(0, -2)),
