@@ -30,6 +30,7 @@ SHOWN = [
 
 
 NEEDS = {
+    "checkify": needs_flax("0.12", "nnx.merge(..., copy=True)"),
     "composition": needs_flax("0.11", "nnx.Optimizer.update(model, gradient)"),
     "many_devices": needs_jax("0.7.2", "jax.set_mesh"),
     "mixed_precision": needs_jax("0.8", "jax.enable_x64"),
