@@ -16,8 +16,13 @@ from vis4d_jax_loss import (
     L1Loss,
     Loss,
     MultiLevelSegLoss,
+    RotationLoss,
     SmoothL1Loss,
     SumWeightedLoss,
+    cross_entropy,
+    l1_loss,
+    mean_loss,
+    multi_level_seg_loss,
 )
 from vis4d_jax_loss._checks import check_positive, check_reducer
 
@@ -146,3 +151,36 @@ def test_a_required_option_says_how_to_write_the_class():
     text += "Write class Required(Loss, kw_only=True)."
     with pytest.raises(TypeError, match=re.escape(text)):
         Required(scale=1.0)
+
+
+MISTAKES = {
+    "SmoothL1Loss: beta must be positive, got beta -1": lambda: SmoothL1Loss(beta=-1),
+    "SmoothL1Loss: beta must be a number, got beta 'x'": lambda: SmoothL1Loss(beta="x"),
+    "IoULoss: eps must be below 1, got eps 2.0": lambda: IoULoss(eps=2.0),
+    "RotationLoss: num_bins must be positive, got num_bins 0": lambda: RotationLoss(num_bins=0),
+    "RotationLoss: num_bins must be an integer, got num_bins 2.0": lambda: RotationLoss(
+        num_bins=2.0
+    ),
+    "CrossEntropyLoss: class_axis must be an integer": lambda: CrossEntropyLoss(class_axis=1.0),
+    "MultiLevelSegLoss: feature_idx must not repeat": lambda: MultiLevelSegLoss(feature_idx=(0, 0)),
+    "MultiLevelSegLoss: weights must be a list": lambda: MultiLevelSegLoss(weights=1.0),
+    "cross_entropy: class_weights must be numbers, got class_weights mean_loss": lambda: (
+        cross_entropy(X, jnp.array([0]), mean_loss)
+    ),
+    "cross_entropy: class_axis must be an integer": lambda: cross_entropy(
+        X, jnp.array([0]), class_axis=1.0
+    ),
+    "multi_level_seg_loss: outputs must be a list of levels": lambda: multi_level_seg_loss(
+        jnp.zeros((1, 2, 2, 3)), jnp.zeros((1, 2, 2), int)
+    ),
+    "reducer: reducer must be a function of the losses, got reducer 'mean'": lambda: l1_loss(
+        X, X, "mean"
+    ),
+    "mean_loss: losses must be real numbers, got loss complex64": lambda: mean_loss(X * 1j),
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_each_option_says_what_is_wrong_with_it(text):
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(text)}"):
+        MISTAKES[text]()

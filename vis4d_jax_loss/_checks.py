@@ -30,11 +30,11 @@ def shapes_of(**arrays: jax.Array) -> str:
     return describe(**{name: x.shape for name, x in arrays.items()})
 
 
-def holds(assertion: Callable[..., None], *args: Any) -> bool:
-    """Whether an assertion of chex holds."""
+def holds(assertion: Callable[..., Any], *args: Any) -> bool:
+    """Whether an assertion of chex, or a similar function of NumPy, raises nothing."""
     try:
         assertion(*args)
-    except AssertionError:
+    except (AssertionError, ValueError):
         return False
     return True
 
@@ -62,6 +62,8 @@ def check_same_shape(function: str, **arrays: jax.Array) -> None:
     if any(x.shape != first.shape for x in others):
         rule = f"{' and '.join(arrays)} must have the same shape"
         remedy = "Losses never broadcast: (N,) against (N, 1) would silently average N * N pairs."
+        if not all(holds(np.broadcast_shapes, x.shape, first.shape) for x in others):
+            remedy = ""
         fail(ValueError, function, rule, shapes_of(**arrays), remedy)
 
 

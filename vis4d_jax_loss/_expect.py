@@ -51,8 +51,8 @@ def _batch(arrays, axes, message):
     return _expected.bind(arrays[0], bad, values, message=message), axes[0]
 
 
-def _jet(primals, series, message):
-    return _expected.bind(*primals, message=message), series[0]
+def _jet(primals_in: Any, series_in: Any, **params: Any) -> Any:
+    return _expected.bind(*primals_in, **params), series_in[0]
 
 
 mlir.register_lowering(_expected, _lower)

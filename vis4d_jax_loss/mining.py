@@ -245,6 +245,6 @@ def _zero_like(scalar: jax.Array, dtype: Any) -> jax.Array:
 def _flat_index(shape: tuple[int, ...]) -> jax.Array:
     index = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
-        size = np.uint32(size) if isinstance(size, int) else jnp.asarray(size).astype(jnp.uint32)
-        index = index * size + lax.broadcasted_iota(jnp.uint32, shape, axis)
+        length = np.uint32(size) if isinstance(size, int) else jnp.asarray(size).astype(jnp.uint32)
+        index = index * length + lax.broadcasted_iota(jnp.uint32, shape, axis)
     return index

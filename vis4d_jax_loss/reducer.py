@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _numerics
-from vis4d_jax_loss._checks import check_axes, check_element_weight, check_mask
+from vis4d_jax_loss._checks import check_axes, check_element_weight, check_mask, fail
 from vis4d_jax_loss._numerics import expand_mask, fill_masked, safe_divide
 from vis4d_jax_loss._value_checks import expect_finite
 
@@ -233,5 +233,7 @@ def _expanded(
 ) -> tuple[jax.Array, jax.Array | None]:
     """The losses as an array, and the mask with the same shape."""
     loss = _numerics.as_array(loss)
+    if jnp.iscomplexobj(loss):
+        fail(TypeError, function, "losses must be real numbers", f"loss {loss.dtype}", "Take abs.")
     where = check_mask(function, where, loss.shape)
     return loss, None if where is None else expand_mask(where, loss.shape)

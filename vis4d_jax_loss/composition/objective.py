@@ -127,8 +127,8 @@ class LossModule(Objective):
                 errors.check_unique(full, entries)
                 counted = entry.counted and not self._excludes(name, full)
                 entries[full] = entry._replace(counted=counted)
-        parts = [name for name, entry in entries.items() if not entry.subtotal]
-        errors.check_excludes(list(self.exclude), parts, list(self.terms))
+        names = [name for name, entry in entries.items() if not entry.subtotal]
+        errors.check_excludes(list(self.exclude), names, list(self.terms))
         return entries
 
     def _excludes(self, term: str, entry: str) -> bool:

@@ -135,7 +135,7 @@ def evaluate(term: LossTerm, name: str, call: Call, unweighted: bool) -> dict[st
         total = sum_of(entries)
         entries["loss"] = Entry(total, total, counted=False, subtotal=True)
     else:
-        entries = {}
+        entries = dict[str, Entry]()
         for path, loss in scalars("", term.loss(**arguments)):
             errors.check_unique(path or name, entries)
             loss = None if loss is None else to_float(loss)
@@ -164,7 +164,7 @@ def sum_of(entries: Mapping[str, Entry]) -> jax.Array:
 
 def unchecked(cls: type, **fields: Any) -> Any:
     """An instance that may contain whatever a transformation put in the place of arrays."""
-    instance = object.__new__(cls)
+    instance: Any = object.__new__(cls)
     set_fields(instance, **fields)
     return instance
 

@@ -118,7 +118,8 @@ def close_gradient(arguments: Any, weight: Any) -> Any:
         return arguments
     leaves, structure = jax.tree.flatten(arguments, is_leaf=_is_module)
     closed = iter(_closed_where(weight == 0, [x for x in leaves if _is_floating(x)]))
-    return structure.unflatten([next(closed) if _is_floating(x) else x for x in leaves])
+    leaves = [next(closed) if _is_floating(x) else x for x in leaves]
+    return jax.tree.unflatten(structure, leaves)
 
 
 def _is_module(x: Any) -> bool:

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import (
+    check_integer,
     check_label_dtype,
     check_mask,
     check_numeric,
@@ -87,6 +88,7 @@ def check_logits(
     """
     check_numeric(function, output=output)
     check_label_dtype(function, target=target)
+    check_integer(function, class_axis=class_axis)
     remedy = (
         f"Logits have one axis more than labels: the classes, here class_axis={class_axis}; "
         "use class_axis=1 for the layout [N, C, H, W]."

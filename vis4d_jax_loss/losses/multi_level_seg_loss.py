@@ -66,6 +66,9 @@ def multi_level_seg_loss(
         {'loss_seg_level0': 1.0, 'loss_seg_level1': 1.0}
     """
     name = "multi_level_seg_loss"
+    if isinstance(outputs, jax.Array | np.ndarray):
+        rule, remedy = "outputs must be a list of levels", "Put a single level into a list."
+        fail(TypeError, name, rule, f"an array {outputs.shape}", remedy)
     _check_indices(name, feature_idx, weights)
     weights = (1.0,) * len(feature_idx) if weights is None else weights
     _check_levels(name, feature_idx, len(outputs))
