@@ -28,9 +28,9 @@ def as_array(x: ArrayLike) -> jax.Array:
     if isinstance(x, jax.Array):
         return x
     array = jnp.asarray(x)
-    if isinstance(x, np.ndarray | np.generic) and is_integer(array):
-        if np.any(x.astype(array.dtype) != x):
-            return jnp.asarray(x, jnp.float32)
+    integers = x if isinstance(x, np.ndarray | np.generic) and is_integer(array) else None
+    if integers is not None and np.any(integers.astype(array.dtype) != integers):
+        return jnp.asarray(x, jnp.float32)
     return array
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import partial, reduce
+from typing import Any
 
 import chex
 import jax
@@ -15,7 +16,7 @@ from vis4d_jax_loss._checks import check_mask, fail, holds, shapes_of
 from vis4d_jax_loss._numerics import as_array, to_float
 from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
-from vis4d_jax_loss.losses._inputs import check_logits
+from vis4d_jax_loss.losses._inputs import check_logits, cut_and_fill
 from vis4d_jax_loss.losses._labels import (
     FROM_MODULE,
     IgnoreIndex,
@@ -77,23 +78,35 @@ def cross_entropy(
         >>> print(jnp.exp(-cross_entropy(logits, jnp.array([0, 255]))))
         [0.5 1. ]
     """
-    name = "cross_entropy"
     output, target = as_array(output), labels_as_array(target)
-    check_logits(name, output, target, class_axis)
-    mask = check_mask(name, where, target.shape)
+    check_logits("cross_entropy", output, target, class_axis)
+    rest = class_weights, ignore_index, class_axis, reducer, where
+    return checked_cross_entropy(output, target, *rest)
+
+
+def checked_cross_entropy(
+    output: jax.Array,
+    target: Any,
+    class_weights: ArrayLike | Sequence[float] | None,
+    ignore_index: IgnoreIndex,
+    class_axis: int,
+    reducer: LossReducer,
+    where: ArrayLike | None,
+) -> jax.Array:
+    """Compute :func:`cross_entropy` of logits that may be larger than the labels."""
+    mask = check_mask("cross_entropy", where, target.shape)
     axis = class_axis % output.ndim
-    num_classes = output.shape[axis]
 
     # Labels: which elements have one, and which labels are invalid.
-    labels = read_labels(name, target, ignore_index, num_classes, mask)
+    labels = read_labels("cross_entropy", target, ignore_index, output.shape[axis], mask)
     has_label = ~(labels.skipped | labels.invalid)
 
     # Replace the logits of skipped elements. Without a label, the gradient of an element is 0.
-    output = jnp.where(lax.expand_dims(labels.skipped, [axis]), 0, output)
-    logits = _value_checks.expect_finite_or_off(name, "output", to_float(output))
+    logits = to_float(cut_and_fill(output, labels.skipped, axis))
+    logits = _value_checks.expect_finite_or_off("cross_entropy", "output", logits)
     loss = _negative_log_prob(logits, jnp.where(has_label, labels.value, _NO_LABEL), axis)
     if class_weights is not None:
-        loss *= _weight_of_label(class_weights, labels.value, output.shape, axis, loss.dtype)
+        loss *= _weight_of_label(class_weights, labels.value, logits.shape, axis, loss.dtype)
 
     # An invalid label gives NaN, so that the mistake is visible.
     loss = jnp.where(labels.skipped, 0, jnp.where(labels.invalid, jnp.nan, loss))
@@ -142,15 +155,17 @@ def _log_sum_exp_and_label(
     logits: jax.Array, labels: jax.Array, axis: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """A shift near the largest logit, the log-sum-exp minus the shift, and the label's logit."""
-    num_classes = logits.shape[axis]
-    if axis < logits.ndim - 1 and 0 < num_classes <= 64 and not _is_sharded(logits, axis):
+    few = isinstance(logits.shape[axis], int) and 0 < logits.shape[axis] <= 64  # may be symbolic
+    if axis < logits.ndim - 1 and few and not _is_sharded(logits, axis):
         # One class at a time: XLA fuses all three results, which it does not do when it reduces an
         # axis that is not the last.
-        columns = [lax.index_in_dim(logits, i, axis, keepdims=False) for i in range(num_classes)]
+        columns = [lax.index_in_dim(logits, i, axis, False) for i in range(logits.shape[axis])]
         largest = reduce(jnp.maximum, columns)
         log_total = jnp.log(sum(jnp.exp(column - largest) for column in columns))
-        # A sum, because a choice between two arrays requires labels with the sharding of the logits.
-        own = sum(jnp.where(labels == i, column, 0) for i, column in enumerate(columns))
+        own = jnp.zeros_like(largest)
+        labels = labels + jnp.zeros_like(largest, jnp.int32)  # with the sharding of the logits
+        for i, column in enumerate(columns):
+            own = jnp.where(labels == i, column, own)
         # In the gradient, XLA on a CPU computes a maximum again for every class, but stores a
         # logarithm. The shift is therefore the sum of both; the second result keeps its rounding
         # error.
