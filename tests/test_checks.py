@@ -112,14 +112,41 @@ def test_a_weight_may_broadcast_to_the_loss(shape):
     check_weight(np.ones(shape), np.ones((2, 3)))
 
 
-@pytest.mark.parametrize("shape", [(2,), (3, 1), (2, 3, 1), (1, 2, 3)])
-def test_a_loss_never_broadcasts_to_its_weight(shape):
-    message = (
-        f"f: weight must broadcast to the shape of the loss, got weight {shape} and loss (2, 3). "
-        "For one weight per row write weight[:, None]."
-    )
-    with raises(ValueError, message):
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [
+        ((2,), " For one weight per row write weight[:, None]."),
+        ((3, 1), ""),
+        ((2, 3, 1), ""),
+        ((1, 2, 3), ""),
+    ],
+)
+def test_a_loss_never_broadcasts_to_its_weight(shape, remedy):
+    rule = "f: weight must broadcast to the shape of the loss"
+    with raises(ValueError, f"{rule}, got weight {shape} and loss (2, 3).{remedy}"):
         check_weight(np.ones(shape), np.ones((2, 3)))
+
+
+def test_axes_are_counted_from_the_first():
+    assert checks.check_axes("f", None, (2, 3)) == (0, 1)
+    assert checks.check_axes("f", -1, (2, 3)) == (1,)
+    assert checks.check_axes("f", (1, -2), (2, 3)) == (1, 0)
+    assert checks.check_axes("f", np.int64(1), (2, 3)) == (1,)
+    assert checks.check_axes("f", (), (2, 3)) == checks.check_axes("f", None, ()) == ()
+
+
+@pytest.mark.parametrize(
+    ("axis", "shape"), [(2, (2, 3)), (-3, (2, 3)), ((0, 2), (2, 3)), (0, ()), ((0, -2), (2, 3))]
+)
+def test_an_axis_must_be_one_of_the_loss_and_must_not_repeat(axis, shape):
+    message = f"f: axis must name axes of the loss, each once, got axis {axis} and loss {shape}."
+    with raises(ValueError, message):
+        checks.check_axes("f", axis, shape)
+
+
+def test_an_axis_must_be_a_whole_number():
+    with pytest.raises(TypeError):
+        checks.check_axes("f", 1.0, (2, 3))
 
 
 def test_a_weight_of_rows_or_columns_must_say_which():

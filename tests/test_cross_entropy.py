@@ -136,14 +136,100 @@ def test_a_mask_covers_pixels_or_images():
     np.testing.assert_allclose(loss, 4 * np.log(4), rtol=1e-6)
 
 
+HARMFUL = jnp.array([[0.0, 1.0, 2.0], [0.0, jnp.inf, jnp.nan], [jnp.nan, -jnp.inf, 0.0]])
+
+
+@pytest.mark.parametrize("class_axis", [0, -1])
+def test_derivatives_through_a_shared_bias_ignore_harmful_logits(class_axis):
+    """Of the second and the third derivative too: rows 1 and 2 are ignored and masked."""
+    labels, where = jnp.array([0, 255, 1]), jnp.array([True, True, False])
+    logits = jnp.moveaxis(HARMFUL, -1, class_axis)
+    p = np.exp([0, 1, 2]) / np.exp([0, 1, 2]).sum()
+
+    def loss(bias):
+        shifted = logits + (bias[:, None] if class_axis == 0 else bias[None])
+        options = dict(class_axis=class_axis, reducer=sum_loss, where=where)
+        return cross_entropy(shifted, labels, **options)
+
+    def penalty(bias):
+        return jnp.sum(jax.grad(loss)(bias) ** 2)
+
+    bias = jnp.zeros(3)
+    np.testing.assert_allclose(jax.grad(loss)(bias), p - [1, 0, 0], rtol=1e-6)
+    hessian = np.diag(p) - np.outer(p, p)
+    np.testing.assert_allclose(jax.jit(jax.hessian(loss))(bias), hessian, rtol=1e-5, atol=1e-7)
+    expected = 2 * hessian @ (p - [1, 0, 0])
+    np.testing.assert_allclose(jax.jit(jax.grad(penalty))(bias), expected, rtol=1e-5, atol=1e-7)
+    third = jax.jit(jax.jacfwd(jax.hessian(loss)))(bias)
+    assert np.all(np.isfinite(third))
+    np.testing.assert_allclose(np.sum(third, axis=0), 0, atol=1e-6)
+
+
+def test_debug_nans_does_not_stop_at_logits_that_are_ignored_or_masked():
+    labels = jnp.array([0, 255, 1])
+    with jax.debug_nans(True), jax.debug_infs(True):
+        for where in (jnp.array([True, True, False]), labels == 0):
+            step = jax.value_and_grad(
+                lambda z, w=where: cross_entropy(z, labels, reducer=mean_loss, where=w)
+            )
+            value, gradient = step(HARMFUL)
+            assert np.isfinite(value)
+            np.testing.assert_array_equal(gradient[1:], 0)
+
+
+@pytest.mark.parametrize("class_axis", [0, -1])
+def test_a_mask_of_classes_by_minus_infinity(class_axis):
+    """A class that is switched off has probability 0, and its own loss is infinite."""
+    logits = jnp.array([[-jnp.inf, 0.0, 0.0], [-jnp.inf, 0.0, 0.0]])
+    value, gradient = differentiate(
+        jnp.moveaxis(logits, -1, class_axis), jnp.array([1, 2]), class_axis=class_axis
+    )
+    np.testing.assert_allclose(value, 2 * np.log(2), rtol=1e-6)
+    expected = np.array([[0, -0.5, 0.5], [0, 0.5, -0.5]])
+    np.testing.assert_allclose(gradient, np.moveaxis(expected, -1, class_axis), rtol=1e-6)
+    assert cross_entropy(logits[0], jnp.array(0)) == jnp.inf
+
+
+@pytest.mark.parametrize("count", [1, 2, 64, 65])  # up to 64 classes, one class at a time
+@pytest.mark.parametrize("class_axis", [0, -1])
+def test_any_number_of_classes(count, class_axis):
+    logits = np.arange(3 * count, dtype=np.float32).reshape(3, count) / count
+    labels = np.array([0, count - 1, count // 2])
+    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    value, gradient = differentiate(
+        np.moveaxis(logits, -1, class_axis), labels, class_axis=class_axis
+    )
+    picked = probs[np.arange(3), labels]
+    np.testing.assert_allclose(value, -np.log(picked).sum(), rtol=1e-5, atol=1e-6)
+    expected = np.moveaxis(probs - np.eye(count)[labels], -1, class_axis)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_without_classes_every_label_is_invalid():
+    assert np.isnan(cross_entropy(jnp.zeros((1, 0)), jnp.array([0])))
+    assert cross_entropy(jnp.zeros((1, 0)), jnp.array([255])) == 0
+
+
+def test_class_weights_have_a_gradient():
+    def loss(weights):
+        return cross_entropy(LOGITS, LABELS, weights, reducer=sum_loss)
+
+    gradient = jax.jit(jax.grad(loss))(jnp.array([1.0, 2.0, 3.0]))
+    np.testing.assert_allclose(gradient, [BY_HAND[0], BY_HAND[1] + BY_HAND[3], 0], rtol=1e-6)
+
+
 IMAGES, LABEL_MAPS = jnp.zeros((2, 3, 8, 8)), jnp.zeros((2, 8, 8), int)
 
 
-def mismatch(output, target, class_axis):
+def mismatch(output, target, class_axis=None):
+    axes = (
+        f"Logits have one axis more than labels: the classes, here class_axis={class_axis}; "
+        "use class_axis=1 for the layout [N, C, H, W]."
+    )
+    one_hot = "For one-hot targets pass the labels, target.argmax(-1)."
     return (
         "cross_entropy: output without its class axis must have the shape of target, "
-        f"got output {output} and target {target}. Logits have one axis more than labels: "
-        f"the classes, here class_axis={class_axis}; use class_axis=1 for the layout [N, C, H, W]."
+        f"got output {output} and target {target}. {one_hot if class_axis is None else axes}"
     )
 
 
@@ -157,7 +243,7 @@ def mismatch(output, target, class_axis):
         ),
         (
             lambda: cross_entropy(jnp.zeros((2, 3)), jnp.zeros((2, 3))),  # one-hot labels
-            mismatch((2, 3), (2, 3), -1),
+            mismatch((2, 3), (2, 3)),
         ),
         (
             lambda: cross_entropy(IMAGES, LABEL_MAPS, jnp.ones(4), class_axis=1),

@@ -79,6 +79,9 @@ def fit(output, target, class_axis=-1, crop=False):
 
 def mismatch(output, target, class_axis, crop=False):
     rule = "output without its class axis must have the shape of target"
+    if output == target:
+        remedy = "For one-hot targets pass the labels, target.argmax(-1)."
+        return f"f: {rule}, got output {output} and target {target}. {remedy}"
     if crop:
         rule = "output without its class axis must be at least as large as target [..., H, W]"
     return (
@@ -131,6 +134,29 @@ def test_logits_may_have_a_margin_where_it_is_cut_off(output, target, class_axis
 def test_logits_must_be_at_least_as_large_as_labels(output, target, class_axis):
     with raises(ValueError, mismatch(output, target, class_axis, crop=True)):
         fit(output, target, class_axis, crop=True)
+
+
+def test_channels_first_by_mistake_is_an_error_where_a_margin_is_cut_off():
+    message = (
+        "f: output must have its classes on class_axis, got output (2, 9, 4, 3) and "
+        "target (2, 4, 3) with class_axis=-1. "
+        "It looks like [N, C, H, W]: pass class_axis=1. Otherwise cut output to size first."
+    )
+    with raises(ValueError, message):
+        fit((2, 9, 4, 3), (2, 4, 3), crop=True)
+    with raises(ValueError, message.replace("class_axis=-1", "class_axis=3")):
+        fit((2, 9, 4, 3), (2, 4, 3), class_axis=3, crop=True)
+    fit((2, 9, 4, 3), (2, 4, 3), class_axis=1, crop=True)
+    fit((2, 9, 5, 3), (2, 4, 3), crop=True)  # a margin in both directions
+    fit((2, 4, 4, 4), (2, 4, 4), crop=True)  # as many classes as pixels
+
+
+def test_integer_boxes_are_subtracted_before_they_are_rounded():
+    low = 100_000_000
+    box = np.array([[low, low, low + 1, low + 3]])
+    pred, target, _ = read_boxes("f", box, box + 1, None)
+    np.testing.assert_array_equal(pred, [[0, 0, 1, 3]])
+    np.testing.assert_array_equal(target, [[1, 1, 2, 4]])
 
 
 def test_labels_must_be_numeric():

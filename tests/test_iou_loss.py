@@ -1,5 +1,7 @@
 """IoU loss: values by hand, degenerate boxes, the limit eps, and errors."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from error_text import raises
 
 from vis4d_jax_loss import IoULoss, iou_loss
+from vis4d_jax_loss._numerics import enable_x64
 from vis4d_jax_loss.losses import _inputs
 
 TARGET = [0.0, 0.0, 4.0, 2.0]
@@ -60,7 +63,8 @@ def test_identical_boxes_have_zero_loss_and_gradient(mode, dtype):
     boxes = sides[:, None] * np.array([[0.0, 0.0, 1.0, 1.0]])
     losses, gradients = differentiate(boxes, boxes, mode, 1e-16, dtype)
     np.testing.assert_array_equal(losses, 0)
-    np.testing.assert_allclose(gradients * sides[:, None], 0, atol=1e-6)
+    assert not np.signbit(losses).any()  # it would be printed as -0
+    np.testing.assert_array_equal(gradients, 0)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
@@ -85,6 +89,88 @@ def test_an_eps_below_the_smallest_float_is_still_finite():
     losses, gradients = differentiate([NO_OVERLAP["disjoint"][0]], [TARGET], "log", eps=1e-60)
     assert np.all(np.isfinite(losses))
     np.testing.assert_array_equal(gradients, 0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_identical_boxes_have_exactly_zero_gradient_under_jit(mode):
+    rng = np.random.default_rng(0)
+    integers = np.sort(rng.integers(0, 50, (2000, 2, 2)), axis=1).reshape(-1, 4)
+    floats = np.sort(rng.uniform(-1, 1, (2000, 2, 2)), axis=1).reshape(-1, 4)
+    boxes = np.concatenate([integers, floats, floats * 1e-12, floats * 1e20])
+    _, gradients = differentiate(boxes, boxes, mode)
+    np.testing.assert_array_equal(gradients, 0)
+
+
+SIDES = [1e-13, 1e-6, 1.0, 1e6, 1e19, 1e20, 1e22, 1e24]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_boxes_of_any_size_have_the_iou_of_their_shape(mode):
+    sides = np.array(SIDES)[:, None]
+    pred, target = sides * [[0, 0, 1, 1]], sides * [[0, 0, 2, 1]]
+    losses, gradients = differentiate(pred, target, mode)
+    np.testing.assert_allclose(losses, MODES[mode](0.5), rtol=1e-5)
+    # Of the right side x: shared area x, union 2. Of an edge that both boxes have, half of the
+    # slopes inwards and outwards. Inwards the IoU falls by 1/2 per unit, outwards by 1/4.
+    iou_slopes = np.array([-0.25 / 2, -0.25 / 2, 0.5, (0.5 - 0.25) / 2])
+    slope = {"linear": -1, "square": -1, "log": -2}[mode]
+    expected = slope * iou_slopes
+    np.testing.assert_allclose(gradients[0] * sides, np.tile(expected, (len(SIDES), 1)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32])
+def test_integer_boxes_keep_their_overlap_at_large_coordinates(dtype):
+    low = 100_000_000
+    pred = np.array([[low, low, low + 1, low + 2]], dtype)
+    target = np.array([[low, low, low + 2, low + 2]], dtype)
+    assert iou_loss(pred, target, mode="linear") == 0.5  # no area in float32
+    assert iou_loss(pred, pred, mode="linear") == 0
+
+
+@functools.cache
+def with_traced_eps(mode):
+    def loss(pred, target, eps):
+        return jnp.sum(iou_loss(pred, target, mode=mode, eps=eps))
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 2)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_traced_eps_gives_the_same_losses_and_gradients(mode):
+    disjoint = jnp.array([NO_OVERLAP["disjoint"][0]])
+    half, target = jnp.array([[0.0, 0.0, 2.0, 2.0]]), jnp.array([TARGET])
+    for eps in (1e-6, 0.01):
+        value, (slope, _) = with_traced_eps(mode)(disjoint, target, eps)
+        np.testing.assert_allclose(value, MODES[mode](eps), rtol=1e-6)
+        np.testing.assert_array_equal(slope, 0)
+        value, (slope, of_eps) = with_traced_eps(mode)(half, target, eps)
+        np.testing.assert_allclose(value, MODES[mode](0.5), rtol=1e-6)
+        _, gradients = differentiate(half, target, mode, eps)
+        np.testing.assert_array_equal(slope, gradients[0])
+        assert of_eps == 0
+
+
+def test_the_gradient_of_eps_by_hand():
+    disjoint, target = jnp.array([NO_OVERLAP["disjoint"][0]]), jnp.array([TARGET])
+    expected = {"linear": -1, "square": -2 * 0.01, "log": -1 / 0.01}
+    for mode in MODES:
+        _, (_, gradient) = with_traced_eps(mode)(disjoint, target, 0.01)
+        np.testing.assert_allclose(gradient, expected[mode], rtol=1e-6)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-45, -1.0])
+def test_a_traced_eps_below_the_smallest_float_is_still_finite(eps):
+    disjoint, target = jnp.array([NO_OVERLAP["disjoint"][0]]), jnp.array([TARGET])
+    value, gradients = with_traced_eps("log")(disjoint, target, eps)
+    np.testing.assert_allclose(value, -np.log(np.finfo(np.float32).tiny), rtol=1e-6)
+    assert all(np.all(np.asarray(g) == 0) for g in gradients)
+
+
+def test_an_eps_of_numpy_keeps_float32():
+    box = jnp.array([TARGET], jnp.float32)
+    with enable_x64(True):
+        for eps in (np.float64(1e-6), np.float32(1e-6), jnp.float32(1e-6)):
+            assert iou_loss(box, box, eps=eps).dtype == jnp.float32
 
 
 def test_a_nan_prediction_is_not_hidden():

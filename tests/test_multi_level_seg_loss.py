@@ -13,6 +13,7 @@ from vis4d_jax_loss import (
     seg_cross_entropy_loss,
     sum_loss,
 )
+from vis4d_jax_loss._numerics import enable_x64
 
 # Two levels of logits for labels of 1 x 2 pixels: 2 classes, and 3 classes with a margin.
 FINE = jnp.log(jnp.array([[[[0.5, 0.5], [0.2, 0.8]]]]))
@@ -86,6 +87,20 @@ def test_the_module_equals_the_function():
     assert loss([FINE, COARSE], LABELS * 0 + 9, 9) == {"loss_seg_level1": 0, "loss_seg_level-2": 0}
 
 
+def test_weights_of_numpy_keep_float32():
+    with enable_x64(True):
+        for weight in (np.float64(2), np.float32(2), 2):
+            level = jnp.asarray(FINE, jnp.float32)
+            loss = multi_level_seg_loss([level], LABELS, weights=(weight,))["loss_seg_level0"]
+            assert loss.dtype == jnp.float32
+            np.testing.assert_allclose(loss, 2 * FINE_LOSS, rtol=1e-6)
+
+
+def test_several_ignored_labels():
+    losses = multi_level_seg_loss([FINE], LABELS, ignore_index=(0, 255))
+    np.testing.assert_allclose(losses["loss_seg_level0"], -np.log(0.8) / 2, rtol=1e-6)
+
+
 ONE_WEIGHT_EACH = "weights must hold one weight for each entry of feature_idx"
 
 
@@ -94,7 +109,19 @@ ONE_WEIGHT_EACH = "weights must hold one weight for each entry of feature_idx"
     [
         (
             lambda: multi_level_seg_loss([FINE], LABELS, feature_idx=(0, 0)),
-            "multi_level_seg_loss: feature_idx must not repeat a level, got feature_idx (0, 0) and outputs of 1 levels. A repeated level would overwrite its own key.",
+            "multi_level_seg_loss: feature_idx must not repeat a level, got feature_idx (0, 0) and outputs of 1 levels. Each level has one loss; negative indices count from the end.",
+        ),
+        (
+            lambda: multi_level_seg_loss([FINE, COARSE], LABELS, feature_idx=(0, -2)),
+            "multi_level_seg_loss: feature_idx must not repeat a level, got feature_idx (0, -2) and outputs of 2 levels. Each level has one loss; negative indices count from the end.",
+        ),
+        (
+            lambda: multi_level_seg_loss([FINE], LABELS, weights=(jnp.ones(2),)),
+            "multi_level_seg_loss: the weight of a level must be a scalar, got a weight (2,). Weights of elements belong in SumWeightedLoss.",
+        ),
+        (
+            lambda: multi_level_seg_loss([FINE], LABELS, identity_loss, weights=(np.ones((1, 1)),)),
+            "multi_level_seg_loss: the weight of a level must be a scalar, got a weight (1, 1). Weights of elements belong in SumWeightedLoss.",
         ),
         (
             lambda: multi_level_seg_loss([FINE], LABELS, feature_idx=(1,)),

@@ -86,6 +86,72 @@ def test_small_losses_keep_their_precision():
     np.testing.assert_allclose(value, np.exp(-20), rtol=1e-5)  # log(1 + x) in float32 gives 0
 
 
+# One row with both kinds, and rows that have only one kind, none, or an infinite similarity.
+ONE_SIDED = jnp.array(
+    [[1, 0, 0], [0, 0, 0], [1, 1, 1], [-1, -1, -1], [-1, 1, -1], [1, 0, 0], [1, 1, 0]]
+)
+SIMILAR = jnp.array(
+    [[0.1, 0.2, 0.3]] * 5 + [[0.5, -jnp.inf, -jnp.inf], [jnp.inf, jnp.inf, 0.5]], jnp.float32
+)
+
+
+def test_rows_of_one_kind_have_zero_derivatives_of_every_order():
+    def loss(pred):
+        return multi_pos_cross_entropy(pred, ONE_SIDED, sum_loss)
+
+    def penalty(pred):
+        return jnp.sum(jax.grad(loss)(pred) ** 2)
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(SIMILAR)
+    a, b = np.exp(0.1), np.exp(0.2) + np.exp(0.3)
+    np.testing.assert_allclose(value, np.log1p(b / a), rtol=1e-6)
+    probability = b / (a + b)  # of a negative, among all pairs of the row
+    np.testing.assert_allclose(gradient[0, 0], -probability, rtol=1e-6)
+    np.testing.assert_array_equal(gradient[1:], 0)
+    def product(pred):
+        """Of the Hessian with a vector of ones: the same shift of all similarities."""
+        return jax.jvp(jax.grad(loss), (pred,), (jnp.ones_like(pred),))[1]
+
+    np.testing.assert_allclose(jax.jit(product)(SIMILAR), 0, atol=1e-7)
+    for derivative in (jax.grad(penalty), jax.grad(lambda x: jnp.sum(product(x) ** 2))):
+        result = jax.jit(derivative)(SIMILAR)
+        assert np.all(np.isfinite(result))
+        np.testing.assert_array_equal(result[1:], 0)
+
+
+def test_second_derivatives_by_hand():
+    # With one positive and one negative, the loss is softplus(n - p).
+    def loss(pred):
+        return multi_pos_cross_entropy(pred[None], jnp.array([[1, 0]]), sum_loss)
+
+    hessian = jax.jit(jax.hessian(loss))(jnp.array([0.0, 0.0]))
+    np.testing.assert_allclose(hessian, [[0.25, -0.25], [-0.25, 0.25]], rtol=1e-6)
+
+
+def test_similarities_of_minus_infinity_switch_pairs_off():
+    pred, target = jnp.array([[0.3, -0.2, -jnp.inf, 0.4]]), jnp.array([[1, 0, 0, 1]])
+    value, gradient = differentiate(pred, target)
+    kept, kept_gradient = differentiate(pred[:, [0, 1, 3]], target[:, [0, 1, 3]])
+    np.testing.assert_allclose(value, kept, rtol=1e-6)
+    np.testing.assert_allclose(gradient[:, [0, 1, 3]], kept_gradient, rtol=1e-6)
+    assert gradient[0, 2] == 0
+
+
+@pytest.mark.parametrize("row", [[-np.inf, 0.0], [0.0, np.inf]])
+def test_an_infinitely_wrong_pair_has_a_huge_loss_and_a_finite_gradient(row):
+    """The positive is at -inf, or the negative at +inf."""
+    value, gradient = differentiate(jnp.array([row]), jnp.array([[1, 0]]))
+    assert value > 1e38
+    np.testing.assert_array_equal(gradient, [[-1, 1]])
+
+
+def test_debug_nans_does_not_stop_in_rows_of_one_kind():
+    with jax.debug_nans(True):
+        step = jax.value_and_grad(lambda p: multi_pos_cross_entropy(p, ONE_SIDED, mean_loss))
+        value, _ = step(SIMILAR)
+        assert np.isfinite(value)
+
+
 @pytest.mark.parametrize("bad", [2.0, 0.5, -2.0, np.nan])
 def test_an_invalid_target_gives_nan(bad):
     target = jnp.array([[1.0, 0.0, bad], [1.0, 0.0, -1.0]])
@@ -150,7 +216,7 @@ PAIRS = jnp.ones((2, 3))
         ),
         (
             lambda: MultiPosCrossEntropyLoss()(PAIRS, PAIRS, jnp.ones((2, 1)), 1.0),
-            "SumWeightedLoss: weight must broadcast to the shape of the loss, got weight (2, 1) and loss (2,). For one weight per row write weight[:, None].",
+            "SumWeightedLoss: weight must broadcast to the shape of the loss, got weight (2, 1) and loss (2,).",
         ),
     ],
 )

@@ -50,6 +50,27 @@ def test_products_of_half_precision_do_not_overflow():
     assert np.all(np.isfinite(np.asarray(gradient, np.float32)))
 
 
+@pytest.mark.parametrize("size", [1.0, 1e3, 1e6, 1e10, 1e12, 1e15, 1e18])
+def test_large_transforms_have_finite_losses_and_gradients(size):
+    """Of s times the identity of 2 x 2: the loss is (s^2 - 1) sqrt(2), its gradient sqrt(2) s."""
+    value, (gradient,) = differentiate([2 * size * jnp.eye(2)[None]])
+    np.testing.assert_allclose(value, (4 * size**2 - 1) * np.sqrt(2), rtol=1e-5)
+    np.testing.assert_allclose(gradient, [2 * np.sqrt(2) * size * np.eye(2)], rtol=1e-5)
+
+
+def test_a_transform_whose_loss_no_float32_holds_still_has_its_gradient():
+    value, (gradient,) = differentiate([1e20 * jnp.eye(2)[None]])  # the loss would be 1e40
+    assert 1e36 < value < np.inf
+    np.testing.assert_allclose(gradient, [np.sqrt(2) * 1e20 * np.eye(2)], rtol=1e-5)
+
+
+def test_a_large_transform_does_not_change_the_others_of_its_batch():
+    value, (gradient,) = differentiate([jnp.stack([2 * jnp.eye(2), 1e10 * jnp.eye(2)])])
+    alone, (gradient_alone,) = differentiate([2 * jnp.eye(2)[None]])
+    np.testing.assert_allclose(gradient[0], gradient_alone[0] / 2, rtol=1e-6)
+    np.testing.assert_allclose(value, (1e20 * np.sqrt(2) + alone) / 2, rtol=1e-6)
+
+
 def test_padding_is_masked_in_every_array():
     valid = [2 * jnp.eye(3)[None], 2 * jnp.eye(4)[None]]
     padded = [jnp.concatenate([x, jnp.full_like(x, jnp.nan)]) for x in valid]

@@ -1,4 +1,4 @@
-"""Reducers by hand, under masks, in half precision, and those that a user writes."""
+"""Our reducers: by hand, under masks, along axes, in half precision, and over many elements."""
 
 import functools
 import pickle
@@ -14,12 +14,9 @@ from vis4d_jax_loss import (
     OverAxis,
     SumWeightedLoss,
     identity_loss,
-    l1_loss,
     mean_loss,
-    multi_pos_cross_entropy,
     sum_loss,
 )
-from vis4d_jax_loss._reduce_loss import parameters_of, reduce_loss
 from vis4d_jax_loss.reducer import psum_over
 
 LOSS = jnp.array([1.0, 2.0, 6.0])
@@ -102,7 +99,10 @@ def test_weight_broadcasts_in_one_way_only():
     rows = "For one weight per row write weight[:, None]."
     with raises(ValueError, f"{broadcast}, got weight (2,) and loss (2, 3). {rows}"):
         SumWeightedLoss(jnp.ones(2), 1.0)(loss)
-    with raises(ValueError, f"{broadcast}, got weight (3, 1) and loss (3,). {rows}"):
+    rows = "For one weight per row write weight[:, None, None]."
+    with raises(ValueError, f"{broadcast}, got weight (2,) and loss (2, 3, 4). {rows}"):
+        SumWeightedLoss(jnp.ones(2), 1.0)(jnp.ones((2, 3, 4)))
+    with raises(ValueError, f"{broadcast}, got weight (3, 1) and loss (3,)."):
         SumWeightedLoss(jnp.ones((3, 1)), 1.0)(LOSS)
     message = (
         "SumWeightedLoss: weight must fit the loss in one way only, "
@@ -133,59 +133,6 @@ def test_a_weighted_sum_is_a_jit_argument_but_not_static():
         jax.jit(lambda reducer, loss: reducer(loss), static_argnums=0)(reducer, LOSS)
 
 
-def worst(loss):
-    return jnp.max(loss)
-
-
-def test_a_users_reducer_without_where_works_until_something_is_masked():
-    pred = jnp.array([[1.0, 2.0]])
-    assert l1_loss(pred, jnp.zeros((1, 2)), worst) == 2
-    message = (
-        "reducer: a reducer must accept where= when elements are masked, got reducer worst. "
-        "Use mean_loss, sum_loss or jnp.mean, or add a keyword where=None to yours."
-    )
-    with raises(TypeError, message):
-        l1_loss(pred, jnp.zeros((1, 2)), worst, where=jnp.array([True]))
-
-
-def test_a_mask_that_follows_from_the_data_is_optional():
-    # Only the data says which rows have no pair. A reducer without where counts their 0.
-    target = jnp.array([[-1, -1]])
-    assert multi_pos_cross_entropy(jnp.array([[1.0, 2.0]]), target, worst) == 0
-    assert reduce_loss(worst, LOSS, WHERE, optional=True) == 6
-    assert reduce_loss(mean_loss, LOSS, WHERE, optional=True) == 1.5
-
-
-def test_a_users_reducer_gets_the_whole_mask_and_no_padding():
-    seen = {}
-
-    def reducer(loss, *, where):
-        seen.update(loss=loss, where=where)
-        return jnp.sum(loss)
-
-    l1_loss(jnp.array([[1.0, 2.0], [jnp.nan, 3.0]]), jnp.zeros((2, 2)), reducer, where=WHERE[1:])
-    np.testing.assert_array_equal(seen["where"], [[True, True], [False, False]])
-    np.testing.assert_array_equal(seen["loss"], [[1, 2], [0, 0]])
-
-
-def test_numpy_reducers_return_0_if_everything_is_masked():
-    everything = jnp.zeros(3, bool)
-    for reducer in (jnp.mean, jnp.sum, functools.partial(jnp.mean, axis=0)):
-        loss = jax.value_and_grad(lambda x, r=reducer: l1_loss(x, LOSS, r, where=everything))
-        value, gradient = loss(jnp.full(3, jnp.nan))
-        assert value == 0
-        np.testing.assert_array_equal(gradient, 0)
-
-
-def test_numpy_reducers_compute_no_nan_if_everything_is_masked():
-    with jax.debug_nans(True):
-        assert l1_loss(LOSS, LOSS + 1, jnp.mean, where=jnp.zeros(3, bool)) == 0
-
-
-def test_numpy_reducers_return_0_for_an_empty_array():
-    assert l1_loss(jnp.zeros(0), jnp.zeros(0), jnp.mean) == 0
-
-
 def test_over_axis_is_compared_and_hashed_by_value():
     reducer = OverAxis(mean_loss, "data")
     assert reducer == OverAxis(mean_loss, "data") != OverAxis(sum_loss, "data")
@@ -199,10 +146,90 @@ def test_sums_are_added_over_a_mesh_axis():
     np.testing.assert_array_equal(added, [6] * 4)
 
 
-def test_parameters_of_a_callable():
-    assert list(parameters_of(worst)) == ["loss"]
-    assert list(parameters_of(functools.partial(l1_loss, reducer=jnp.mean)))[:2] == [
-        "pred",
-        "target",
-    ]
-    assert parameters_of(dict) is None
+MATRIX = jnp.arange(6.0).reshape(2, 3)  # [[0, 1, 2], [3, 4, 5]]
+MATRIX_MASK = jnp.array([[True, False, True], [False, False, False]])
+
+
+@pytest.mark.parametrize(
+    ("axis", "mean", "masked_mean"),
+    [
+        (0, [1.5, 2.5, 3.5], [0, 0, 2]),
+        (1, [1, 4], [1, 0]),
+        (-1, [1, 4], [1, 0]),
+        ((0, 1), 2.5, 1),
+        ((-1, 0), 2.5, 1),
+        ([1], [1, 4], [1, 0]),
+        (None, 2.5, 1),
+        ((), MATRIX, MATRIX * MATRIX_MASK),
+        (np.int64(1), [1, 4], [1, 0]),
+    ],
+)
+def test_means_along_axes_by_hand(axis, mean, masked_mean):
+    np.testing.assert_array_equal(mean_loss(MATRIX, axis=axis), mean)
+    np.testing.assert_array_equal(mean_loss(MATRIX, where=MATRIX_MASK, axis=axis), masked_mean)
+
+
+def test_sums_along_axes_by_hand():
+    np.testing.assert_array_equal(sum_loss(MATRIX, axis=0), [3, 5, 7])
+    np.testing.assert_array_equal(sum_loss(MATRIX, axis=-1), [3, 12])
+    np.testing.assert_array_equal(sum_loss(MATRIX, where=MATRIX_MASK, axis=1), [2, 0])
+    assert sum_loss(jnp.float32(3), axis=None) == 3
+
+
+@pytest.mark.parametrize("reducer", [mean_loss, sum_loss], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    ("axis", "shape"), [(2, (2, 3)), (-3, (2, 3)), ((0, 2), (2, 3)), (0, ()), ((0, -2), (2, 3))]
+)
+def test_an_axis_must_be_one_of_the_loss_and_must_not_repeat(reducer, axis, shape):
+    message = (
+        f"{reducer.__name__}: axis must name axes of the loss, each once, "
+        f"got axis {axis} and loss {shape}."
+    )
+    with raises(ValueError, message):
+        reducer(jnp.ones(shape), axis=axis)
+
+
+def test_a_row_without_a_valid_element_has_zero_gradient():
+    def rows(loss):
+        return jnp.sum(mean_loss(loss, where=MATRIX_MASK, axis=1))
+
+    gradient = jax.grad(rows)(MATRIX.at[1].set(jnp.nan))
+    np.testing.assert_array_equal(gradient, [[0.5, 0, 0.5], [0, 0, 0]])
+
+
+MANY = [2**31 - 1, 2**31, 3 * 2**30]  # int32 ends at 2**31 - 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", MANY)
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_mean_of_more_elements_than_int32_counts(size, masked):
+    def mean(x):
+        where = jnp.broadcast_to(x > 0, (size,)) if masked else None
+        return mean_loss(jnp.broadcast_to(x, (size,)), where=where)
+
+    value, gradient = jax.jit(jax.value_and_grad(mean))(jnp.float32(0.5))
+    np.testing.assert_allclose(value, 0.5, rtol=1e-3)
+    np.testing.assert_allclose(gradient, 1, rtol=1e-3)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_count_of_a_mean_does_not_wrap_over_shards(masked):
+    """2**20 elements in each of 2**12 shards, which ``vmap`` simulates."""
+    loss = jnp.full(2**20, 0.5)
+    where = jnp.ones(2**20, bool) if masked else None
+
+    def mean(_):
+        return mean_loss(loss, where=where, axis_name="data")
+
+    means = jax.jit(jax.vmap(mean, axis_name="data"))(jnp.zeros(2**12))
+    np.testing.assert_allclose(means[0], 0.5, rtol=1e-3)
+
+
+def test_the_count_of_half_precision_is_a_float32():
+    assert mean_loss(jnp.ones(2**11 + 1, jnp.float16), where=jnp.ones(2**11 + 1, bool)) == 1
+
+
+def test_the_axes_of_over_axis_may_be_a_list():
+    assert OverAxis(mean_loss, ["a", "b"]) == OverAxis(mean_loss, ("a", "b"))
+    assert hash(OverAxis(mean_loss, ["a", "b"])) == hash(OverAxis(mean_loss, ("a", "b")))

@@ -1,12 +1,22 @@
 """Rotation loss: bins by hand, bins that are not active, and errors."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from error_text import raises
 
-from vis4d_jax_loss import SumWeightedLoss, mean_loss, rotation_loss, sum_loss
+from vis4d_jax_loss import (
+    OverAxis,
+    RotationLoss,
+    SumWeightedLoss,
+    identity_loss,
+    mean_loss,
+    rotation_loss,
+    sum_loss,
+)
 
 # Two bins: logits, then (sin, cos) of each. Only the second bin is active, in rows 0 and 2.
 PRED = jnp.array(
@@ -95,6 +105,65 @@ def test_bins_may_be_boolean_and_inputs_may_have_more_columns():
     wider = jnp.pad(PRED, ((0, 0), (0, 2)), constant_values=jnp.nan)
     loss = rotation_loss(wider, BINS.astype(bool), jnp.pad(RES, ((0, 0), (0, 1))), 2, mean_loss)
     np.testing.assert_array_equal(loss, rotation_loss(PRED, BINS, RES, 2, mean_loss))
+
+
+def test_the_mesh_axis_covers_the_bins_and_the_residuals():
+    """Two shards that ``vmap`` simulates: the second bin is active in rows 0 and 2 alone."""
+    shards = [jnp.stack([x[:2], jnp.concatenate([x[2:], x[2:]])]) for x in (PRED, BINS, RES)]
+    where = jnp.array([[True, True], [True, False]])
+
+    def loss(pred, bins, res, where, reducer):
+        return rotation_loss(pred, bins, res, 2, reducer, where=where, axis_name="data")
+
+    for reducer, residual in ((mean_loss, RESIDUAL.sum() / 2), (sum_loss, RESIDUAL.sum())):
+        step = jax.jit(jax.vmap(functools.partial(loss, reducer=reducer), axis_name="data"))
+        np.testing.assert_allclose(step(*shards, where), [BCE.mean() + residual] * 2, rtol=1e-6)
+    rows = jax.jit(jax.vmap(functools.partial(loss, reducer=identity_loss), axis_name="data"))
+    expected = (BCE + RESIDUAL)[[0, 1, 2, 2]].reshape(2, 2) * where
+    np.testing.assert_allclose(rows(*shards, where), expected, rtol=1e-6)
+
+
+def test_the_module_takes_the_mesh_axis_as_an_option():
+    loss = RotationLoss(mean_loss, axis_name="data")
+    step = jax.jit(jax.vmap(loss, axis_name="data"))
+    result = step(*(jnp.stack([x, x]) for x in (PRED, BINS, RES)))
+    np.testing.assert_allclose(result, [rotation_loss(PRED, BINS, RES, 2, mean_loss)] * 2, rtol=1e-6)
+
+
+def test_a_reducer_of_ones_own_adds_over_shards_if_it_takes_axis_name():
+    def half(loss, *, where=None, axis_name=None):
+        return 0.5 * sum_loss(loss, where=where, axis_name=axis_name)
+
+    def loss(pred, bins, res):
+        return rotation_loss(pred, bins, res, 2, half, axis_name="data")
+
+    result = jax.jit(jax.vmap(loss, axis_name="data"))(*(x[None] for x in (PRED, BINS, RES)))
+    np.testing.assert_allclose(result, [BCE.mean() + 0.5 * RESIDUAL.sum()], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("reducer", "axis_name", "message"),
+    [
+        (
+            OverAxis(mean_loss, "data"),
+            None,
+            "rotation_loss: the reducer must not have a mesh axis, because this loss reduces by itself, got reducer OverAxis. Pass axis_name='data' to the loss; a mean over shards would be a mean of means.",
+        ),
+        (
+            OverAxis(mean_loss, "data"),
+            "data",
+            "rotation_loss: the reducer must not have a mesh axis, because this loss reduces by itself, got reducer OverAxis. Pass axis_name='data' to the loss; a mean over shards would be a mean of means.",
+        ),
+        (
+            jnp.mean,
+            "data",
+            "rotation_loss: reducer must accept axis_name if the loss has one, got reducer mean. Use mean_loss, sum_loss or identity_loss.",
+        ),
+    ],
+)
+def test_the_mesh_axis_is_an_argument_of_the_loss(reducer, axis_name, message):
+    with raises(TypeError, message):
+        rotation_loss(PRED, BINS, RES, 2, reducer, axis_name=axis_name)
 
 
 COLUMNS = "Columns of pred are num_bins logits, then (sin, cos) for each bin."

@@ -95,7 +95,7 @@ def test_the_module_returns_a_dict():
         ((2, 4, 4, 3), (2, 5, 4)),  # too few rows
         ((1, 4, 4, 3), (2, 4, 4)),  # another number of images
         ((2, 2, 4, 4, 3), (2, 3, 4, 4)),  # another number of frames
-        ((2, 3, 4, 4), (2, 4, 4)),  # the layout of class_axis=1
+        ((2, 3, 4, 4), (2, 4, 4)),  # the layout of class_axis=1, with fewer classes than rows
         ((4, 3), (4,)),  # a row instead of an image
     ],
 )
@@ -109,3 +109,37 @@ def test_logits_must_be_at_least_as_large_as_labels(output, target):
     )
     with raises(ValueError, message):
         seg_cross_entropy_loss(jnp.zeros(output), jnp.zeros(target, int))
+
+
+@pytest.mark.parametrize("classes", [5, 150])
+def test_channels_first_by_mistake_is_an_error_also_if_classes_outnumber_rows(classes):
+    """As [N, H, W, C] it would be an image of more rows, with 4 classes."""
+    logits, labels = jnp.zeros((1, classes, 4, 4)), jnp.zeros((1, 4, 4), int)
+    message = (
+        "seg_cross_entropy_loss: output must have its classes on class_axis, "
+        f"got output (1, {classes}, 4, 4) and target (1, 4, 4) with class_axis=-1. "
+        "It looks like [N, C, H, W]: pass class_axis=1. Otherwise cut output to size first."
+    )
+    with raises(ValueError, message):
+        seg_cross_entropy_loss(logits, labels)
+    loss = seg_cross_entropy_loss(logits, labels, class_axis=1)
+    np.testing.assert_allclose(loss, np.log(classes), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("output", "target"),
+    [
+        ((1, 4, 4, 4), (1, 4, 4)),  # as many classes as columns
+        ((1, 6, 6, 4), (1, 4, 4)),  # a margin on both sides
+        ((1, 5, 4, 3), (1, 4, 4)),  # a margin of rows
+        ((5, 4, 3), (4, 4)),  # one image
+    ],
+)
+def test_what_does_not_look_like_channels_first(output, target):
+    loss = seg_cross_entropy_loss(jnp.zeros(output), jnp.zeros(target, int))
+    np.testing.assert_allclose(loss, np.log(output[-1]), rtol=1e-6)
+
+
+def test_several_ignored_labels_count_in_the_mean():
+    loss = seg_cross_entropy_loss(LOGITS, LABELS, mean_loss, (1, 255))
+    np.testing.assert_allclose(loss, -np.log(0.5 * 0.8) / 4, rtol=1e-6)
