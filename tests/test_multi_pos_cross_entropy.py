@@ -81,6 +81,13 @@ def test_large_similarities_do_not_overflow(size):
     np.testing.assert_array_equal(gradient, 0)
 
 
+def test_large_similarities_cancel_exactly():
+    # One positive and two negatives, all alike: the loss is log(1 + 2).
+    value, gradient = differentiate([[1e10, 1e10, 1e10]], jnp.array([[1, 0, 0]]))
+    np.testing.assert_allclose(value, np.log(3), rtol=1e-6)
+    np.testing.assert_allclose(gradient, [[-2 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
+
+
 def test_small_losses_keep_their_precision():
     value, _ = differentiate([[20.0, 0.0]], jnp.array([[1, 0]]))
     np.testing.assert_allclose(value, np.exp(-20), rtol=1e-5)  # log(1 + x) in float32 gives 0
