@@ -184,7 +184,10 @@ def test_checkify_reports_values_of_sharded_arrays(kind):
         pred = shard(pred, mesh)
         for loss in (vjl.l1_loss, jax.vmap(vjl.l1_loss)):
             error, _ = checkify.checkify(jax.jit(loss))(pred, pred * 0)
-            assert "l1_loss: pred must be finite, got nan at (9, 2). Bad values: 1 of 64." in error.get()
+            assert (
+                "l1_loss: pred must be finite, got nan at (9, 2). Bad values: 1 of 64."
+                in error.get()
+            )
 
 
 def test_classes_may_be_sharded():

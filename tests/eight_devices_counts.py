@@ -16,11 +16,13 @@ from jax.sharding import PartitionSpec as P
 
 import vis4d_jax_loss as vjl
 
+REPLICATED, SHARDED = P(), P("data")
 
-def over_shards(function, *arrays, out_specs=P()):
+
+def over_shards(function, *arrays, out_specs=REPLICATED):
     """Call a function in each shard, with the arrays sharded over their first axis."""
     mesh = make_mesh(AxisType.Auto)
-    step = jax.shard_map(function, mesh=mesh, in_specs=P("data"), out_specs=out_specs)
+    step = jax.shard_map(function, mesh=mesh, in_specs=SHARDED, out_specs=out_specs)
     return jax.jit(step)(*shard(arrays, mesh))
 
 
@@ -35,7 +37,7 @@ def test_a_mean_of_more_elements_than_int32_counts(size, masked):
         return jax.value_and_grad(mean)(x)
 
     value, gradient = over_shards(
-        value_and_gradient, jnp.full(SHARDS, 0.5), out_specs=(P(), P("data"))
+        value_and_gradient, jnp.full(SHARDS, 0.5), out_specs=(REPLICATED, SHARDED)
     )
     np.testing.assert_allclose(value, 0.5, rtol=1e-3)
     np.testing.assert_allclose(gradient, 1 / SHARDS, rtol=1e-3)
@@ -65,20 +67,18 @@ WHERE = RNG.random(ROWS) > 0.4
 def test_the_rotation_loss_reduces_its_bins_and_its_residuals_over_shards(reducer, masked):
     def loss(pred, bins, angles, where, axis_name=None):
         where = where if masked else None
-        return vjl.rotation_loss(
-            pred, bins, angles, 2, reducer, where=where, axis_name=axis_name
-        )
+        return vjl.rotation_loss(pred, bins, angles, 2, reducer, where=where, axis_name=axis_name)
 
     step = jax.value_and_grad(functools.partial(loss, axis_name="data"))
     arrays = PRED, BINS, ANGLES, WHERE
-    result = over_shards(step, *arrays, out_specs=(P(), P("data")))
+    result = over_shards(step, *arrays, out_specs=(REPLICATED, SHARDED))
     assert_same(result, jax.jit(jax.value_and_grad(loss))(*arrays))
 
 
 def test_the_rotation_loss_may_keep_its_rows_in_each_shard():
     loss = functools.partial(vjl.rotation_loss, num_bins=2, reducer=vjl.identity_loss)
     rows = over_shards(
-        functools.partial(loss, axis_name="data"), PRED, BINS, ANGLES, out_specs=P("data")
+        functools.partial(loss, axis_name="data"), PRED, BINS, ANGLES, out_specs=SHARDED
     )
     assert_same(rows, loss(PRED, BINS, ANGLES))
 
@@ -122,9 +122,7 @@ def test_either_logits_or_labels_may_be_replicated(sharded, class_axis, kind):
 def test_pair_targets_may_be_replicated(kind):
     pred = RNG.normal(size=(SHARDS, 5)).astype(np.float32)
     target = RNG.integers(-1, 2, (SHARDS, 5))
-    step = jax.value_and_grad(
-        lambda p, t: vjl.multi_pos_cross_entropy(p, t, vjl.mean_loss)
-    )
+    step = jax.value_and_grad(lambda p, t: vjl.multi_pos_cross_entropy(p, t, vjl.mean_loss))
     expected = jax.jit(step)(pred, target)
     mesh = make_mesh(kind)
     with set_mesh(mesh):

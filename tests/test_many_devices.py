@@ -17,7 +17,9 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["eight_devices.py", "eight_devices_mining.py", "eight_devices_counts.py"])
+@pytest.mark.parametrize(
+    "file", ["eight_devices.py", "eight_devices_mining.py", "eight_devices_counts.py"]
+)
 def test_eight_devices(file):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",

@@ -115,6 +115,7 @@ def test_rows_of_one_kind_have_zero_derivatives_of_every_order():
     probability = b / (a + b)  # of a negative, among all pairs of the row
     np.testing.assert_allclose(gradient[0, 0], -probability, rtol=1e-6)
     np.testing.assert_array_equal(gradient[1:], 0)
+
     def product(pred):
         """Of the Hessian with a vector of ones: the same shift of all similarities."""
         return jax.jvp(jax.grad(loss), (pred,), (jnp.ones_like(pred),))[1]

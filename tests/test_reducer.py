@@ -1,6 +1,5 @@
 """Our reducers: by hand, under masks, along axes, in half precision, and over many elements."""
 
-import functools
 import pickle
 
 import chex

@@ -127,7 +127,9 @@ def test_the_module_takes_the_mesh_axis_as_an_option():
     loss = RotationLoss(mean_loss, axis_name="data")
     step = jax.jit(jax.vmap(loss, axis_name="data"))
     result = step(*(jnp.stack([x, x]) for x in (PRED, BINS, RES)))
-    np.testing.assert_allclose(result, [rotation_loss(PRED, BINS, RES, 2, mean_loss)] * 2, rtol=1e-6)
+    np.testing.assert_allclose(
+        result, [rotation_loss(PRED, BINS, RES, 2, mean_loss)] * 2, rtol=1e-6
+    )
 
 
 def test_a_reducer_of_ones_own_adds_over_shards_if_it_takes_axis_name():

@@ -82,6 +82,7 @@ def test_beta_must_be_positive():
     with raises(ValueError, message):
         smooth_l1_loss(1.0, 0.0, beta=0)
 
+
 @functools.cache
 def with_traced_beta():
     """Losses, and the gradients of their sum with respect to predictions and beta."""

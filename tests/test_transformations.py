@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CASES, MASK, N, arrays, assert_trees_close, every_loss, poisoned, total
+from jax.experimental.jet import jet
 from jax.test_util import check_grads
 from versions import needs_jax
 
@@ -50,7 +51,10 @@ def test_second_derivatives_are_finite_and_zero_in_padding(case, order):
 @every_loss
 def test_third_derivatives_are_finite(case):
     loss, wrt = masked_loss(case)
-    hessian_product = lambda x: jax.jvp(jax.grad(loss), (x,), (ones_like(x),))[1]
+
+    def hessian_product(x):
+        return jax.jvp(jax.grad(loss), (x,), (ones_like(x),))[1]
+
     third = jax.jit(jax.grad(lambda x: squared_norm(hessian_product(x))))(wrt)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(third))
 
@@ -111,7 +115,9 @@ def test_gradients_are_the_same_inside_control_flow(case, wrap):
         return jax.lax.scan(lambda carry, _: (carry + loss(wrt), None), 0.0, None, length=2)[0] / 2
 
     def looped(wrt):
-        body = lambda i, carry: jax.tree.map(jnp.add, carry, jax.grad(loss)(wrt))
+        def body(i, carry):
+            return jax.tree.map(jnp.add, carry, jax.grad(loss)(wrt))
+
         return jax.lax.fori_loop(0, 1, body, jax.tree.map(jnp.zeros_like, wrt))
 
     expected = jax.jit(jax.grad(loss))(wrt)
@@ -162,12 +168,13 @@ def test_value_and_gradient_lower_for_accelerators(case, platform):
 
 @pytest.mark.parametrize("loss", [vjl.l1_loss, vjl.l2_loss, vjl.smooth_l1_loss])
 def test_taylor_series_of_regression_losses(loss):
-    from jax.experimental.jet import jet
-
     pred, target = jnp.array([1.0, -3.0]), jnp.array([0.25, 0.0])
     series = ((jnp.ones(2), jnp.zeros(2)),)
     value, terms = jet(lambda x: loss(x, target, vjl.sum_loss), (pred,), series)
-    scaled = lambda t: loss(pred + t, target, vjl.sum_loss)
+
+    def scaled(t):
+        return loss(pred + t, target, vjl.sum_loss)
+
     np.testing.assert_allclose(value, scaled(0.0), rtol=1e-6)
     np.testing.assert_allclose(terms[0], jax.grad(scaled)(0.0), rtol=1e-6)
     np.testing.assert_allclose(terms[1], jax.grad(jax.grad(scaled))(0.0), rtol=1e-6)
