@@ -16,13 +16,13 @@ from jax.sharding import PartitionSpec as P
 
 import vis4d_jax_loss as vjl
 
+REPLICATED, SHARDED = P(), P("data")
 
-def over_shards(function, *arrays, out_specs=None):
+
+def over_shards(function, *arrays, out_specs=REPLICATED):
     """Call a function in each shard, with the arrays sharded over their first axis."""
     mesh = make_mesh(AxisType.Auto)
-    step = jax.shard_map(
-        function, mesh=mesh, in_specs=P("data"), out_specs=P() if out_specs is None else out_specs
-    )
+    step = jax.shard_map(function, mesh=mesh, in_specs=SHARDED, out_specs=out_specs)
     return jax.jit(step)(*shard(arrays, mesh))
 
 
@@ -37,7 +37,7 @@ def test_a_mean_of_more_elements_than_int32_counts(size, masked):
         return jax.value_and_grad(mean)(x)
 
     value, gradient = over_shards(
-        value_and_gradient, jnp.full(SHARDS, 0.5), out_specs=(P(), P("data"))
+        value_and_gradient, jnp.full(SHARDS, 0.5), out_specs=(REPLICATED, SHARDED)
     )
     np.testing.assert_allclose(value, 0.5, rtol=1e-3)
     np.testing.assert_allclose(gradient, 1 / SHARDS, rtol=1e-3)
@@ -71,14 +71,14 @@ def test_the_rotation_loss_reduces_its_bins_and_its_residuals_over_shards(reduce
 
     step = jax.value_and_grad(functools.partial(loss, axis_name="data"))
     arrays = PRED, BINS, ANGLES, WHERE
-    result = over_shards(step, *arrays, out_specs=(P(), P("data")))
+    result = over_shards(step, *arrays, out_specs=(REPLICATED, SHARDED))
     assert_same(result, jax.jit(jax.value_and_grad(loss))(*arrays))
 
 
 def test_the_rotation_loss_may_keep_its_rows_in_each_shard():
     loss = functools.partial(vjl.rotation_loss, num_bins=2, reducer=vjl.identity_loss)
     rows = over_shards(
-        functools.partial(loss, axis_name="data"), PRED, BINS, ANGLES, out_specs=P("data")
+        functools.partial(loss, axis_name="data"), PRED, BINS, ANGLES, out_specs=SHARDED
     )
     assert_same(rows, loss(PRED, BINS, ANGLES))
 

@@ -52,6 +52,25 @@ def test_identical_boxes_have_iou_1_and_zero_gradient():
         np.testing.assert_array_equal(jax.grad(paired_iou, argument)(BOX, BOX), 0)
 
 
+@pytest.mark.parametrize("side", [1e-13, 1e-6, 1e6, 1e18, 1e20, 1e22, 1e24])
+def test_a_scaled_pair_has_the_same_iou_and_the_inverse_gradient(side):
+    low, high = jnp.array([0.0, 0.0, 3.0, 2.0]), jnp.array([1.0, 0.5, 4.0, 1.5])
+    differentiate = jax.jit(jax.value_and_grad(paired_iou, argnums=(0, 1)))
+    unit, unit_gradients = differentiate(low / 4, high / 4)
+    value, gradients = differentiate(low * (side / 4), high * (side / 4))
+    np.testing.assert_allclose(value, unit, rtol=1e-5)
+    for gradient, expected in zip(gradients, unit_gradients, strict=True):
+        np.testing.assert_allclose(gradient * side, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_thin_and_a_wide_box():
+    """Sides of 1e-10 and 1e10 in one box: the IoU is the ratio of the widths."""
+    thin, wide = jnp.array([0.0, 0.0, 1e-10, 1e10]), jnp.array([0.0, 0.0, 4e-10, 1e10])
+    np.testing.assert_allclose(paired_iou(thin, wide), 0.25, rtol=1e-5)
+    gradient = jax.grad(paired_iou)(thin, wide)
+    np.testing.assert_allclose(gradient[2], 1 / 4e-10, rtol=1e-5)
+
+
 def test_derivatives_agree_with_finite_differences():
     rng = np.random.default_rng(0)
     low = rng.uniform(0, 1, (2, 8, 2))

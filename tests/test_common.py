@@ -44,9 +44,12 @@ def test_unsigned_integers_do_not_wrap(loss):
 def test_regression_losses_never_broadcast(loss, shape):
     message = (
         f"{loss.__name__}: pred and target must have the same shape, "
-        f"got pred (8, 4) and target {shape}. "
-        "Losses never broadcast: (N,) against (N, 1) would silently average N * N pairs."
+        f"got pred (8, 4) and target {shape}."
     )
+    if shape != (8,):  # which NumPy does not broadcast
+        message += (
+            " Losses never broadcast: (N,) against (N, 1) would silently average N * N pairs."
+        )
     with raises(ValueError, message):
         loss(jnp.zeros((8, 4)), jnp.zeros(shape))
 

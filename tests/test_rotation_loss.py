@@ -116,16 +116,16 @@ def test_the_mesh_axis_covers_the_bins_and_the_residuals():
         return rotation_loss(pred, bins, res, 2, reducer, where=where, axis_name="data")
 
     for reducer, residual in ((mean_loss, RESIDUAL.sum() / 2), (sum_loss, RESIDUAL.sum())):
-        step = jax.vmap(functools.partial(loss, reducer=reducer), axis_name="data")
+        step = jax.jit(jax.vmap(functools.partial(loss, reducer=reducer), axis_name="data"))
         np.testing.assert_allclose(step(*shards, where), [BCE.mean() + residual] * 2, rtol=1e-6)
-    rows = jax.vmap(functools.partial(loss, reducer=identity_loss), axis_name="data")
+    rows = jax.jit(jax.vmap(functools.partial(loss, reducer=identity_loss), axis_name="data"))
     expected = (BCE + RESIDUAL)[[0, 1, 2, 2]].reshape(2, 2) * where
     np.testing.assert_allclose(rows(*shards, where), expected, rtol=1e-6)
 
 
 def test_the_module_takes_the_mesh_axis_as_an_option():
     loss = RotationLoss(mean_loss, axis_name="data")
-    step = jax.vmap(loss, axis_name="data")
+    step = jax.jit(jax.vmap(loss, axis_name="data"))
     result = step(*(jnp.stack([x, x]) for x in (PRED, BINS, RES)))
     np.testing.assert_allclose(
         result, [rotation_loss(PRED, BINS, RES, 2, mean_loss)] * 2, rtol=1e-6
@@ -136,10 +136,10 @@ def test_a_reducer_of_ones_own_adds_over_shards_if_it_takes_axis_name():
     def half(loss, *, where=None, axis_name=None):
         return 0.5 * sum_loss(loss, where=where, axis_name=axis_name)
 
-    step = jax.vmap(
-        lambda p, b, r: rotation_loss(p, b, r, 2, half, axis_name="data"), axis_name="data"
-    )
-    result = step(*(x[None] for x in (PRED, BINS, RES)))
+    def loss(pred, bins, res):
+        return rotation_loss(pred, bins, res, 2, half, axis_name="data")
+
+    result = jax.jit(jax.vmap(loss, axis_name="data"))(*(x[None] for x in (PRED, BINS, RES)))
     np.testing.assert_allclose(result, [BCE.mean() + 0.5 * RESIDUAL.sum()], rtol=1e-6)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CASES, MASK, N, arrays, assert_trees_close, every_loss, poisoned, total
+from jax.experimental.jet import jet
 from jax.test_util import check_grads
 from versions import needs_jax
 
@@ -167,8 +168,6 @@ def test_value_and_gradient_lower_for_accelerators(case, platform):
 
 @pytest.mark.parametrize("loss", [vjl.l1_loss, vjl.l2_loss, vjl.smooth_l1_loss])
 def test_taylor_series_of_regression_losses(loss):
-    from jax.experimental.jet import jet
-
     pred, target = jnp.array([1.0, -3.0]), jnp.array([0.25, 0.0])
     series = ((jnp.ones(2), jnp.zeros(2)),)
     value, terms = jet(lambda x: loss(x, target, vjl.sum_loss), (pred,), series)

@@ -3,11 +3,13 @@
 There is one function per family of losses.
 """
 
+from functools import partial
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
@@ -108,6 +110,16 @@ def check_logits(
             "It looks like [N, C, H, W]: pass class_axis=1. Otherwise cut output to size first."
         )
         fail(ValueError, function, rule, f"{got} with class_axis={class_axis}", remedy)
+
+
+# A single operation if it is called without jit: jax.debug_nans would stop at cut NaN padding.
+@partial(jax.jit, static_argnums=2)
+def cut_and_fill(output: jax.Array, skipped: jax.Array, axis: int) -> jax.Array:
+    """Cut logits to the size of the labels, and replace those of skipped elements."""
+    size = (*skipped.shape[:axis], output.shape[axis], *skipped.shape[axis:])
+    if size != output.shape:
+        output = lax.slice(output, [0] * output.ndim, size)
+    return jnp.where(lax.expand_dims(skipped, [axis]), 0, output)
 
 
 def _looks_channels_first(output: jax.Array, target: Any, class_axis: int) -> bool:

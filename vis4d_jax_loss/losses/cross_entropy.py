@@ -2,12 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial, reduce
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
@@ -15,7 +14,7 @@ from vis4d_jax_loss._checks import check_integer, check_mask, fail, holds, shape
 from vis4d_jax_loss._numerics import as_array, to_float
 from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
-from vis4d_jax_loss.losses._inputs import check_logits
+from vis4d_jax_loss.losses._inputs import check_logits, cut_and_fill
 from vis4d_jax_loss.losses._labels import (
     FROM_MODULE,
     IgnoreIndex,
@@ -23,6 +22,7 @@ from vis4d_jax_loss.losses._labels import (
     labels_as_array,
     read_labels,
 )
+from vis4d_jax_loss.losses._negative_log_prob import is_label, negative_log_prob
 from vis4d_jax_loss.reducer import LossReducer, identity_loss, mean_loss
 
 _NO_LABEL = -1  # stands for the label of an element that is skipped or has an invalid label
@@ -78,23 +78,35 @@ def cross_entropy(
         >>> print(jnp.exp(-cross_entropy(logits, jnp.array([0, 255]))))
         [0.5 1. ]
     """
-    name = "cross_entropy"
     output, target = as_array(output), labels_as_array(target)
-    check_logits(name, output, target, class_axis)
-    mask = check_mask(name, where, target.shape)
+    check_logits("cross_entropy", output, target, class_axis)
+    rest = class_weights, ignore_index, class_axis, reducer, where
+    return checked_cross_entropy(output, target, *rest)
+
+
+def checked_cross_entropy(
+    output: jax.Array,
+    target: Any,
+    class_weights: ArrayLike | Sequence[float] | None,
+    ignore_index: IgnoreIndex,
+    class_axis: int,
+    reducer: LossReducer,
+    where: ArrayLike | None,
+) -> jax.Array:
+    """Compute :func:`cross_entropy` of logits that may be larger than the labels."""
+    mask = check_mask("cross_entropy", where, target.shape)
     axis = class_axis % output.ndim
-    num_classes = output.shape[axis]
 
     # Find the elements without a valid label.
-    labels = read_labels(name, target, ignore_index, num_classes, mask)
+    labels = read_labels("cross_entropy", target, ignore_index, output.shape[axis], mask)
     has_label = ~(labels.skipped | labels.invalid)
 
     # Replace the logits of ignored and masked elements, which may be NaN.
-    output = jnp.where(lax.expand_dims(labels.skipped, [axis]), 0, output)
-    logits = _value_checks.expect_finite_or_off(name, "output", to_float(output))
-    loss = _negative_log_prob(logits, jnp.where(has_label, labels.value, _NO_LABEL), axis)
+    logits = to_float(cut_and_fill(output, labels.skipped, axis))
+    logits = _value_checks.expect_finite_or_off("cross_entropy", "output", logits)
+    loss = negative_log_prob(logits, jnp.where(has_label, labels.value, _NO_LABEL), axis)
     if class_weights is not None:
-        loss *= _weight_of_label(class_weights, labels.value, output.shape, axis, loss.dtype)
+        loss *= _weight_of_label(class_weights, labels.value, logits.shape, axis, loss.dtype)
 
     # An invalid label gives NaN, so that the mistake is visible.
     loss = jnp.where(labels.skipped, 0, jnp.where(labels.invalid, jnp.nan, loss))
@@ -120,76 +132,7 @@ def _weight_of_label(
         fail(ValueError, "cross_entropy", rule, shapes_of(class_weights=weights), remedy)
     weights = _value_checks.expect_finite("cross_entropy", "class_weights", weights)
     weights = weights.reshape([n if i == axis else 1 for i, n in enumerate(shape)])
-    return jnp.sum(jnp.where(_is_label(labels, shape, axis), weights, 0), axis=axis)
-
-
-# The derivative is written out: JAX's own would store one more array as large as the logits.
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _negative_log_prob(logits: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
-    """Softmax cross-entropy. The gradient is 0 where the label is negative."""
-    shift, rest, label_logit = _log_sum_exp_and_label(logits, labels, axis)
-    return rest - (label_logit - shift)
-
-
-@_negative_log_prob.defjvp
-def _negative_log_prob_jvp(axis, primals, tangents):
-    (logits, labels), (tangent, _) = primals, tangents
-    shift, rest, _ = _log_sum_exp_and_label(logits, labels, axis)
-    shift, rest, no_label = (lax.expand_dims(x, [axis]) for x in (shift, rest, labels < 0))
-    probs = jnp.exp(logits - shift) * jnp.exp(-rest)
-    one_hot = _is_label(labels, logits.shape, axis).astype(probs.dtype)
-    gradient = jnp.where(no_label, 0, probs - one_hot)
-    return _negative_log_prob(logits, labels, axis), jnp.sum(gradient * tangent, axis=axis)
-
-
-def _log_sum_exp_and_label(
-    logits: jax.Array, labels: jax.Array, axis: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return (shift, rest, label_logit), where shift + rest is the log-sum-exp.
-
-    ``exp(logits - shift)`` does not overflow.
-    """
-    if _is_short_and_not_last(logits, axis):
-        return _one_class_at_a_time(logits, labels, axis)
-    largest = jnp.max(logits, axis=axis, keepdims=True, initial=-jnp.inf)
-    total = jnp.sum(jnp.exp(logits - largest), axis=axis)
-    # Mask and sum instead of gathering, so that the class axis may be sharded. All other summands
-    # are 0, so the sum of the bits is exactly the label's logit. Bits are summed instead of floats,
-    # because XLA then does not store the summands.
-    integer = jnp.dtype(f"int{8 * logits.dtype.itemsize}")
-    bits = lax.bitcast_convert_type(logits, integer)
-    bits = jnp.where(_is_label(labels, logits.shape, axis), bits, 0)
-    label_logit = lax.bitcast_convert_type(jnp.sum(bits, axis=axis, dtype=integer), logits.dtype)
-    return largest.squeeze(axis), jnp.log(total), label_logit
-
-
-def _is_short_and_not_last(logits: jax.Array, axis: int) -> bool:
-    """Whether to loop over the classes: there are few, on an axis that is not the last."""
-    # Under jax.export their number may be symbolic. JAX cannot slice an explicitly sharded axis.
-    few = isinstance(logits.shape[axis], int) and 0 < logits.shape[axis] <= 64
-    return few and axis < logits.ndim - 1 and jax.typeof(logits).sharding.spec[axis] is None
-
-
-def _one_class_at_a_time(
-    logits: jax.Array, labels: jax.Array, axis: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Loop over the classes. XLA fuses this loop, but not a reduction of an axis in the middle."""
-    columns = [lax.index_in_dim(logits, i, axis, keepdims=False) for i in range(logits.shape[axis])]
-    largest = reduce(jnp.maximum, columns)
-    log_total = jnp.log(sum(jnp.exp(column - largest) for column in columns))
-    # Add up the classes: jnp.where(labels == i, column, label_logit) would require that the labels
-    # are sharded like the logits.
-    label_logit = sum(jnp.where(labels == i, column, 0) for i, column in enumerate(columns))
-    # On a CPU, the gradient would compute ``largest`` again for every class, because XLA stores the
-    # result of a logarithm but not of a maximum. So ``shift`` is ``largest + log_total``, and the
-    # rest is the rounding error of this addition.
-    shift = largest + log_total
-    return shift, log_total - (shift - largest), jnp.asarray(label_logit)
-
-
-def _is_label(labels: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
-    classes = lax.broadcasted_iota(jnp.int32, shape, axis)
-    return classes == lax.expand_dims(labels, [axis])
+    return jnp.sum(jnp.where(is_label(labels, shape, axis), weights, 0), axis=axis)
 
 
 class CrossEntropyLoss(Loss):

@@ -94,10 +94,10 @@ def _log_sum_of_ratios(pred: jax.Array, positive: jax.Array, negative: jax.Array
     """
     _, largest, sums = _exponentials(pred, positive, negative)
     both_kinds = (sums[0] != 0) & (sums[1] != 0)  # NaN is not 0, and stays NaN
-    logs = [
-        x + jnp.log(jnp.where(both_kinds, total, 1)) for x, total in zip(largest, sums, strict=True)
-    ]
-    return jnp.where(both_kinds, logs[0] + logs[1], _limit(pred))
+    logs = [jnp.log(jnp.where(both_kinds, total, 1)) for total in sums]
+    # The largest are added first: large similarities cancel exactly, and the logarithms remain.
+    log_sum = (largest[0] + largest[1]) + (logs[0] + logs[1])
+    return jnp.where(both_kinds, log_sum, _limit(pred))
 
 
 @_log_sum_of_ratios.defjvp

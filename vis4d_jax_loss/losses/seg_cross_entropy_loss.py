@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss._checks import check_integer
@@ -16,7 +15,7 @@ from vis4d_jax_loss.losses._labels import (
     ignored_labels,
     labels_as_array,
 )
-from vis4d_jax_loss.losses.cross_entropy import cross_entropy
+from vis4d_jax_loss.losses.cross_entropy import checked_cross_entropy
 from vis4d_jax_loss.reducer import LossReducer, mean_loss
 
 
@@ -65,22 +64,7 @@ def seg_cross_entropy_loss(
     """
     output, target = as_array(output), labels_as_array(target)
     check_logits("seg_cross_entropy_loss", output, target, class_axis, crop=True)
-
-    # Cut the margin off.
-    size = list(target.shape)
-    size.insert(class_axis % output.ndim, output.shape[class_axis])
-    if tuple(size) != output.shape:
-        output = lax.slice(output, [0] * output.ndim, size)
-
-    return cross_entropy(
-        output,
-        target,
-        None,
-        ignore_index,
-        class_axis=class_axis,
-        reducer=reducer,
-        where=where,
-    )
+    return checked_cross_entropy(output, target, None, ignore_index, class_axis, reducer, where)
 
 
 class SegCrossEntropyLoss(Loss):
