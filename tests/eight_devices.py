@@ -25,7 +25,7 @@ from devices import (
     shard,
 )
 from jax.experimental import checkify
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from versions import needs_jax
 
@@ -95,6 +95,25 @@ def test_jit_over_sharded_columns(case, kind):
         result, program = run(value_and_grad(case), shard(args, mesh, axis=1))
     assert_same(result, jax.jit(value_and_grad(case))(*args))
     assert_little_is_communicated(program, largest=6)  # one number per row
+
+
+@every_kind
+@every_loss
+def test_a_mesh_of_two_axes(case, kind):
+    """Rows over one axis and columns over the other, or rows over both."""
+    skip_explicit_rotation_in_old_jax(case, kind)
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(kind,) * 2)
+    if case in PAIRS or case.name in ("l1_loss", "l2_loss", "smooth_l1_loss"):
+        spec = P("data", "model")
+        wrt, inputs = inputs_of(case, axis=1)
+        mask = np.random.default_rng(0).random(inputs["pred"].shape) > 0.5
+    else:
+        spec = P(("data", "model"))
+        (wrt, inputs), mask = inputs_of(case), MASK
+    args = jax.device_put((wrt, inputs, mask), NamedSharding(mesh, spec))
+    with set_mesh(mesh):
+        result = jax.jit(value_and_grad(case))(*args)
+    assert_same(result, jax.jit(value_and_grad(case))(wrt, inputs, mask))
 
 
 @every_kind
