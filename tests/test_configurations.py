@@ -38,10 +38,18 @@ def test_strict_dtype_promotion(case, compiled):
 
 
 @every_loss
-@pytest.mark.parametrize("compiled", [True, False])
-@pytest.mark.parametrize("switch", ["jax_debug_nans", "jax_debug_infs"])
-def test_debugging_does_not_stop_in_padding(case, switch, compiled):
+@pytest.mark.parametrize("compiled", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("switch", "dtype"),
+    [
+        ("jax_debug_nans", np.float32),
+        ("jax_debug_infs", np.float32),
+        ("jax_debug_nans", jnp.bfloat16),
+    ],
+)
+def test_debugging_does_not_stop_in_padding(case, switch, dtype, compiled):
     inputs, where = nan_padding(case)
+    inputs = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == np.float32 else x, inputs)
     step = functools.partial(value_and_grad, case)
     step = jax.jit(step) if compiled else step
     jax.config.update(switch, True)

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_numeric, check_same_shape
-from vis4d_jax_loss._numerics import as_option, clamp, fill_masked, to_common_float
+from vis4d_jax_loss._numerics import as_array, as_option, clamp, fill_masked, to_common_float
 from vis4d_jax_loss._reduce_loss import reduce_scalar
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import read_pairs
@@ -108,7 +108,7 @@ def _update_weight(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Similarities minus margin, weights (0 for pairs that take no part), number of pairs."""
     pred, target, mask = read_pairs(function, pred, target, where)
-    weight = jnp.ones(pred.shape, pred.dtype) if weight is None else jnp.asarray(weight)
+    weight = jnp.ones(pred.shape, pred.dtype) if weight is None else as_array(weight)
     check_numeric(function, weight=weight)
     check_same_shape(function, pred=pred, weight=weight)
     check_mining(function, mining)
