@@ -47,14 +47,15 @@ def test_the_leaves_of_an_objective_may_be_chosen_by_name():
     def label(path, _):
         return "train" if "box" in jax.tree_util.keystr(path) else "keep"
 
-    def labels(objective):
-        return jax.tree_util.tree_map_with_path(label, objective)
+    def labels(params):
+        return jax.tree_util.tree_map_with_path(label, params)
 
     transform = optax.multi_transform(
         {"train": optax.sgd(1.0), "keep": optax.set_to_zero()}, labels
     )
-    ones = jax.tree.map(jnp.ones_like, learned())
-    updates, _ = transform.update(ones, transform.init(learned()), learned())
+    params = {"objective": learned()}
+    ones = jax.tree.map(jnp.ones_like, params)
+    updates, _ = transform.update(ones, transform.init(params), params)
     assert [float(x) for x in jax.tree.leaves(updates)] == [-1, 0, 0, 0, 0]
 
 
