@@ -29,7 +29,7 @@ def value_and_grad(case, inputs, where):
 
 
 @every_loss
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("compiled", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_strict_dtype_promotion(case, compiled):
     inputs, where = nan_padding(case)
     with jax.numpy_dtype_promotion("strict"):
@@ -73,6 +73,7 @@ def test_float_checks_of_checkify_report_nothing(case, masked):
     assert error.get() is None
 
 
+@pytest.mark.slow
 @every_loss
 def test_without_jit_the_result_is_the_same(case):
     inputs, where = arrays(poisoned(case.inputs)), jnp.asarray(MASK)
@@ -116,7 +117,17 @@ def test_a_second_eager_call_compiles_nothing(case):
     assert not [name for name in events if "compile" in name]
 
 
-DTYPES = [jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.float16, jnp.bfloat16]
+DTYPES = [
+    jnp.float8_e4m3fn,
+    jnp.bfloat16,
+    pytest.param(jnp.float8_e5m2, marks=pytest.mark.slow),
+    pytest.param(jnp.float16, marks=pytest.mark.slow),
+]
+
+
+@functools.cache
+def compiled_step(case):
+    return jax.jit(functools.partial(value_and_grad, case))
 
 
 @every_loss
@@ -127,7 +138,7 @@ def test_narrow_floats_work_alone_and_mixed_with_float32(case, dtype):
         return jnp.asarray(x, dtype if narrow else jnp.float32) if is_float else jnp.asarray(x)
 
     rounded = jax.tree.map(lambda x: np.asarray(cast(x, True)), case.inputs)
-    step = jax.jit(functools.partial(value_and_grad, case))
+    step = compiled_step(case)
     single = jax.tree.map(lambda x: cast(x, False), rounded)
     expected, _ = step(single, jnp.asarray(MASK))
     names = list(rounded)

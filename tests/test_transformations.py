@@ -48,6 +48,7 @@ def test_second_derivatives_are_finite_and_zero_in_padding(case, order):
         np.testing.assert_array_equal(leaf[~MASK], 0)
 
 
+@pytest.mark.slow
 @every_loss
 def test_third_derivatives_are_finite(case):
     loss, wrt = masked_loss(case)
