@@ -199,7 +199,6 @@ def test_a_row_without_a_valid_element_has_zero_gradient():
 MANY = [2**31 - 1, 2**31, 3 * 2**30]  # int32 ends at 2**31 - 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", MANY)
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_mean_of_more_elements_than_int32_counts(size, masked):
