@@ -152,7 +152,8 @@ def test_a_symbolic_batch_size_can_be_exported(case):
 def test_a_symbolic_number_of_classes_can_be_exported(axis):
     (c,) = jax.export.symbolic_shape("c")
     shape = (2, c, 3) if axis == 1 else (2, 3, c)
-    logits, labels = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((2, 3), int)
+    logits = jax.ShapeDtypeStruct(shape, jnp.float32)
+    labels = jax.ShapeDtypeStruct((2, 3), jnp.int32)
     loss = functools.partial(vjl.cross_entropy, class_axis=axis, reducer=vjl.mean_loss)
     exported = jax.export.export(jax.jit(jax.value_and_grad(loss)))(logits, labels)
     size = (2, 4, 3) if axis == 1 else (2, 3, 4)
