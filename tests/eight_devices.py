@@ -206,6 +206,7 @@ def test_modules_reduce_over_the_axis_of_an_option(case):
     assert_same(step(*shard(arrays, mesh)), expected)
 
 
+@needs_jax("0.10", "a where over an explicitly sharded axis")
 @every_kind
 def test_checkify_reports_values_of_sharded_arrays(kind):
     mesh = make_mesh(kind)

@@ -13,6 +13,7 @@ import pytest
 from devices import SHARDS, assert_same, every_kind, make_mesh, set_mesh, shard
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from versions import needs_jax
 
 import vis4d_jax_loss as vjl
 
@@ -97,6 +98,7 @@ LOGITS = RNG.normal(size=(SHARDS, 2, 2, 3)).astype(np.float32)
 LABELS = RNG.integers(0, 3, (SHARDS, 2, 2))
 
 
+@needs_jax("0.10", "a where over an explicitly sharded axis")
 @every_kind
 @pytest.mark.parametrize("class_axis", [1, -1])
 @pytest.mark.parametrize("sharded", ["logits", "labels"])
@@ -118,6 +120,7 @@ def test_either_logits_or_labels_may_be_replicated(sharded, class_axis, kind):
     assert_same(result, expected)
 
 
+@needs_jax("0.10", "a where over an explicitly sharded axis")
 @every_kind
 def test_pair_targets_may_be_replicated(kind):
     pred = RNG.normal(size=(SHARDS, 5)).astype(np.float32)

@@ -131,8 +131,10 @@ def test_wide_labels_if_64_bits_are_allowed():
 
 
 def test_float_labels():
-    target = jnp.array([0.0, 1.9, -0.9, 255.0, 3.0, -1.0, jnp.nan, jnp.inf, -jnp.inf, 1e30])
-    expected = [0, 1, 0, SKIPPED, *[INVALID] * 6]
+    target = jnp.array(
+        [0.0, 1.9, -0.9, 255.0, 3.0, -1.0, jnp.nan, jnp.inf, -jnp.inf, 1e30, 2.0**31]
+    )
+    expected = [0, 1, 0, SKIPPED, *[INVALID] * 7]
     assert read(target, 255) == expected
     assert read(target.astype(jnp.bfloat16), 255) == expected
     assert read(target, (255, -(2**31), 2**31 - 1)) == expected

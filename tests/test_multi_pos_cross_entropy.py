@@ -153,10 +153,13 @@ def test_an_infinitely_wrong_pair_has_a_huge_loss_and_a_finite_gradient(row):
     np.testing.assert_array_equal(gradient, [[-1, 1]])
 
 
-def test_debug_nans_does_not_stop_in_rows_of_one_kind():
+def test_debug_nans_and_debug_infs_do_not_stop_in_rows_of_one_kind():
+    step = jax.value_and_grad(lambda p: multi_pos_cross_entropy(p, ONE_SIDED, mean_loss))
     with jax.debug_nans(True):
-        step = jax.value_and_grad(lambda p: multi_pos_cross_entropy(p, ONE_SIDED, mean_loss))
         value, _ = step(SIMILAR)
+        assert np.isfinite(value)
+    with jax.debug_infs(True):
+        value, _ = step(jnp.ones_like(SIMILAR))
         assert np.isfinite(value)
 
 
