@@ -59,19 +59,22 @@ def largest_message(case):
     return 4 if case.name == "rotation_loss" else 1
 
 
-def skip_explicit_rotation_in_old_jax(case, kind):
-    if (
-        case.name == "rotation_loss"
-        and kind is AxisType.Explicit
-        and jax.__version_info__ < (0, 10)
-    ):
-        pytest.skip("needs jax 0.10: vmap over the axis after an explicitly sharded one")
+EXPLICIT_NEEDS_JAX_0_10 = {
+    "rotation_loss": "vmap over the axis after an explicitly sharded one",
+    "embedding_distance_loss": "a where over an explicitly sharded axis",
+}
+
+
+def skip_explicit_in_old_jax(case, kind):
+    reason = EXPLICIT_NEEDS_JAX_0_10.get(case.name)
+    if reason and kind is AxisType.Explicit and jax.__version_info__ < (0, 10):
+        pytest.skip(f"needs jax 0.10: {reason}")
 
 
 @every_kind
 @every_loss
 def test_jit_over_sharded_rows(case, kind):
-    skip_explicit_rotation_in_old_jax(case, kind)
+    skip_explicit_in_old_jax(case, kind)
     mesh = make_mesh(kind)
     with set_mesh(mesh):
         result, program = run(value_and_grad(case), shard((*inputs_of(case), MASK), mesh))
@@ -81,7 +84,7 @@ def test_jit_over_sharded_rows(case, kind):
 
 @every_loss
 def test_explicit_arrays_without_a_mesh_in_context(case):
-    skip_explicit_rotation_in_old_jax(case, AxisType.Explicit)
+    skip_explicit_in_old_jax(case, AxisType.Explicit)
     args = shard((*inputs_of(case), MASK), make_mesh(AxisType.Explicit))
     assert_same(jax.jit(value_and_grad(case))(*args), on_one_device(case))
 
@@ -89,6 +92,7 @@ def test_explicit_arrays_without_a_mesh_in_context(case):
 @every_kind
 @pytest.mark.parametrize("case", PAIRS, ids=repr)
 def test_jit_over_sharded_columns(case, kind):
+    skip_explicit_in_old_jax(case, kind)
     mesh = make_mesh(kind)
     args = (*inputs_of(case, axis=1, times=8), np.random.default_rng(0).random((6, 40)) > 0.5)
     with set_mesh(mesh):
@@ -101,7 +105,7 @@ def test_jit_over_sharded_columns(case, kind):
 @every_loss
 def test_a_mesh_of_two_axes(case, kind):
     """Rows over one axis and columns over the other, or rows over both."""
-    skip_explicit_rotation_in_old_jax(case, kind)
+    skip_explicit_in_old_jax(case, kind)
     mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(kind,) * 2)
     if case in PAIRS or case.name in ("l1_loss", "l2_loss", "smooth_l1_loss"):
         spec = P("data", "model")
