@@ -18,9 +18,12 @@ def expect_finite(
     return expect(x, bad, x, f"{function}: {name} must be finite")
 
 
-def expect_finite_or_off(function: str, name: str, x: jax.Array) -> jax.Array:
-    """Report NaN and +inf. A class or a pair is switched off by -inf."""
+def expect_finite_or_off(
+    function: str, name: str, x: jax.Array, where: jax.Array | None = None
+) -> jax.Array:
+    """Report NaN and +inf; ``where`` may exclude some. A class or a pair is switched off by -inf."""
     bad = jnp.isnan(x) | (x == jnp.inf)
+    bad = bad if where is None else bad & where
     return expect(x, bad, x, f"{function}: {name} must be finite or -inf")
 
 
@@ -33,11 +36,11 @@ def expect_labels(
 
 
 def expect_pair_targets(
-    function: str, positive: jax.Array, unknown: jax.Array, target: jax.Array
+    function: str, kind: jax.Array, unknown: jax.Array, target: jax.Array
 ) -> jax.Array:
-    """Report targets of pairs that have no meaning; returns the positives."""
+    """Report targets of pairs that have no meaning; returns the kinds of the pairs."""
     rule = "target must hold 1 (same), 0 (different) or -1 (ignored)"
-    return expect(positive, unknown, target, f"{function}: {rule}")
+    return expect(kind, unknown, target, f"{function}: {rule}")
 
 
 def expect_ordered_boxes(function: str, name: str, boxes: jax.Array) -> jax.Array:

@@ -17,6 +17,9 @@ from vis4d_jax_loss.reducer import AxisName
 _MAX_COUNT = 2**32 - 1
 
 
+POSITIVE, NEGATIVE, IGNORED, UNKNOWN = (np.int8(kind) for kind in (1, 0, -1, 2))
+
+
 class Pairs(NamedTuple):
     """Masks of the pairs that take part; all other pairs are ignored."""
 
@@ -25,19 +28,26 @@ class Pairs(NamedTuple):
     unknown: jax.Array  # neither 1, 0 nor -1: a mistake, for which the loss is NaN
 
 
-def pair_masks(function: str, target: jax.Array, where: jax.Array | None) -> Pairs:
-    """Read pair targets: 1 means the same object, 0 a different one, -1 ignored."""
+def pair_kinds(function: str, target: jax.Array, where: jax.Array | None) -> jax.Array:
+    """Read pair targets: 1 means the same object, 0 a different one, -1 ignored.
+
+    Several passes over the pairs need the kinds. A GPU reads them from one byte per pair.
+    """
     if target.dtype.itemsize < 4 and not jnp.issubdtype(target.dtype, jnp.floating):
         target = target.astype(jnp.int32)
-    positive, negative = target == 1, target == 0
-    unknown = ~(positive | negative)
+    kind = jnp.where(target == 0, NEGATIVE, UNKNOWN)
     if not jnp.issubdtype(target.dtype, jnp.unsignedinteger):  # -1 does not exist in these
-        unknown = unknown & (target != -1)
+        kind = jnp.where(target == -1, IGNORED, kind)
+    kind = jnp.where(target == 1, POSITIVE, kind)
     if where is not None:
-        where = expand_mask(where, target.shape)
-        positive, negative, unknown = positive & where, negative & where, unknown & where
-    positive = _value_checks.expect_pair_targets(function, positive, unknown, target)
-    return Pairs(positive, negative, unknown)
+        kind = jnp.where(expand_mask(where, target.shape), kind, IGNORED)
+    return _value_checks.expect_pair_targets(function, kind, kind == UNKNOWN, target)
+
+
+def pair_masks(function: str, target: jax.Array, where: jax.Array | None) -> Pairs:
+    """Read pair targets as masks."""
+    kind = pair_kinds(function, target, where)
+    return Pairs(kind == POSITIVE, kind == NEGATIVE, kind == UNKNOWN)
 
 
 class Mining(NamedTuple):

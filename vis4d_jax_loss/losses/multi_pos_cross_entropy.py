@@ -4,15 +4,16 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_rank
-from vis4d_jax_loss._numerics import fill_masked, safe_divide, to_float
+from vis4d_jax_loss._numerics import safe_divide, to_float
 from vis4d_jax_loss._reduce_loss import reduce_loss, reduce_scalar
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import read_pairs
-from vis4d_jax_loss.losses._pairs import pair_masks
+from vis4d_jax_loss.losses._pairs import IGNORED, NEGATIVE, POSITIVE, UNKNOWN, pair_kinds
 from vis4d_jax_loss.reducer import AxisName, LossReducer, SumWeightedLoss, identity_loss
 
 
@@ -66,82 +67,90 @@ def multi_pos_cross_entropy(
     pred, target, mask = read_pairs(name, pred, target, where)
     check_rank(name, "[N, M]", pred=pred)
 
-    # Replace the similarities of pairs that take no part.
-    pairs = pair_masks(name, target, mask)
-    valid = pairs.positive | pairs.negative
-    pred = to_float(fill_masked(pred, valid))
-    pred = _value_checks.expect_finite_or_off(name, "pred", pred)
+    # Tell positives and negatives apart; other pairs have no kind.
+    kind = pair_kinds(name, target, mask)
+    valid = (kind == POSITIVE) | (kind == NEGATIVE)
+    pred = _value_checks.expect_finite_or_off(name, "pred", to_float(pred), valid)
 
-    # The masks get the sharding of pred, with which they choose between arrays.
-    positive, negative = (kind & jnp.full_like(pred, True, bool) for kind in pairs[:2])
-    loss = jax.nn.softplus(_log_sum_of_ratios(pred, positive, negative))
-
-    # A target without a meaning gives NaN, never a plausible number.
-    loss = jnp.where(jnp.any(pairs.unknown, axis=-1), jnp.nan, loss)
+    # The kinds get the sharding of pred, with which they choose between arrays.
+    kind |= jnp.zeros_like(pred, kind.dtype)
+    loss = jax.nn.softplus(_log_sum_of_ratios(pred, kind))
 
     # Rows without a valid pair are not counted, if the reducer can leave rows out.
-    counted = jnp.any(valid | pairs.unknown, axis=-1)
+    _, largest, _ = _exponentials(lax.stop_gradient(pred), kind)
+    counted = (largest[0] != _lowest(pred)) | (largest[1] != _lowest(pred))
     return reduce_loss(reducer, loss, counted, optional=mask is None)
 
 
-# Every pair is in one of the two sums, so one exponential per pair is enough. The derivatives are
-# written out: in each order they contain the weights, which are finite, and no logarithm of 0.
+# The derivatives are written out: in each order they contain the weights, which are finite, and no
+# logarithm of 0.
 @jax.custom_jvp
-def _log_sum_of_ratios(pred: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Array:
+def _log_sum_of_ratios(pred: jax.Array, kind: jax.Array) -> jax.Array:
     """For each row, the logarithm of the double sum over negatives and positives.
 
-    It is the smallest number, not -inf, if the row has no positives or no negatives.
+    It is a huge negative number, not -inf, if the row has no positives or no negatives.
     """
-    _, largest, sums = _exponentials(pred, positive, negative)
+    _, largest, sums = _exponentials(pred, kind)
     both_kinds = (sums[0] != 0) & (sums[1] != 0)  # NaN is not 0, and stays NaN
     logs = [jnp.log(jnp.where(both_kinds, total, 1)) for total in sums]
+    largest = [jnp.where(both_kinds, number, _lowest(pred) / 4) for number in largest]
     # The largest are added first: large similarities cancel exactly, and the logarithms remain.
-    log_sum = (largest[0] + largest[1]) + (logs[0] + logs[1])
-    return jnp.where(both_kinds, log_sum, _limit(pred))
+    return (largest[0] + largest[1]) + (logs[0] + logs[1])
 
 
 @_log_sum_of_ratios.defjvp
 def _log_sum_of_ratios_jvp(primals, tangents):
-    (pred, positive, negative), (change, *_) = primals, tangents
-    weights = _weights(pred, positive, negative)
-    return _log_sum_of_ratios(*primals), jnp.sum(weights * change, axis=-1)
+    (pred, kind), (change, _) = primals, tangents
+    change = jnp.where(kind == IGNORED, 0, change)  # it may be NaN
+    return _log_sum_of_ratios(pred, kind), jnp.sum(_weights(pred, kind) * change, axis=-1)
 
 
 @jax.custom_jvp
-def _weights(pred: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Array:
+def _weights(pred: jax.Array, kind: jax.Array) -> jax.Array:
     """Softmax over the negatives of a row, minus softmax over its positives; 0 elsewhere."""
-    exponentials, _, sums = _exponentials(pred, positive, negative)
-    of_negatives, of_positives = (safe_divide(1.0, total)[:, None] for total in sums)
-    return exponentials * jnp.where(positive, -of_positives, of_negatives)
+    exponentials, _, sums = _exponentials(pred, kind)
+    shares = [e * safe_divide(1.0, s)[:, None] for e, s in zip(exponentials, sums, strict=True)]
+    return shares[0] - shares[1]
 
 
 @_weights.defjvp
 def _weights_jvp(primals, tangents):
-    (pred, positive, negative), (change, *_) = primals, tangents
-    weights = _weights(pred, positive, negative)
-    moved = weights * change
-    means = [jnp.sum(moved, axis=-1, where=kind, keepdims=True) for kind in (negative, positive)]
-    return weights, jnp.where(positive, -moved - weights * means[1], moved - weights * means[0])
+    (pred, kind), (change, _) = primals, tangents
+    weights = _weights(pred, kind)
+    moved = weights * jnp.where(kind == IGNORED, 0, change)
+    mean_of_negatives, mean_of_positives = (
+        jnp.sum(moved, axis=-1, where=kind == k, keepdims=True) for k in (NEGATIVE, POSITIVE)
+    )
+    return weights, jnp.where(
+        kind == POSITIVE, -moved - weights * mean_of_positives, moved - weights * mean_of_negatives
+    )
 
 
+# Without jit, jax.debug_infs would stop at the -inf inside.
+@jax.jit
 def _exponentials(
-    pred: jax.Array, positive: jax.Array, negative: jax.Array
-) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
+    pred: jax.Array, kind: jax.Array
+) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
     """Exponentials relative to the largest of their kind, these largest numbers, and the sums.
 
-    Both lists hold negatives first. Similarities may be infinite.
+    Each list holds negatives first. In a row without pairs of a kind, the largest is the lowest
+    number. Similarities may be infinite. A target without a meaning makes its row NaN.
     """
-    x = jnp.clip(jnp.where(positive, -pred, pred), _limit(pred), -_limit(pred))
-    kinds = negative, positive
-    largest = [jnp.max(x, axis=-1, where=kind, initial=_limit(pred)) for kind in kinds]
-    shift = jnp.where(positive, largest[1][:, None], largest[0][:, None])
-    exponentials = jnp.where(positive | negative, jnp.exp(jnp.minimum(x - shift, 0)), 0)
-    return exponentials, largest, [jnp.sum(exponentials, axis=-1, where=kind) for kind in kinds]
+    # Finite, so that no difference is NaN. Every pair has its kind's number in one array, and -inf
+    # in the other, whose exponential is 0: a CPU stores nothing else.
+    limit = -_lowest(pred) / 2
+    finite = jnp.clip(pred, -limit, limit)
+    negatives = jnp.where(kind == UNKNOWN, jnp.nan, -jnp.inf)
+    negatives = jnp.where(kind == NEGATIVE, finite, negatives)
+    positives = jnp.where(kind == POSITIVE, -finite, -jnp.inf)
+    kinds = negatives, positives
+    largest = [jnp.max(x, axis=-1, initial=_lowest(pred)) for x in kinds]
+    exponentials = [jnp.exp(x - m[:, None]) for x, m in zip(kinds, largest, strict=True)]
+    return exponentials, largest, [jnp.sum(x, axis=-1) for x in exponentials]
 
 
-def _limit(x: jax.Array) -> float:
-    """A lower limit whose double is still a finite number."""
-    return float(jnp.finfo(x.dtype).min) / 2
+def _lowest(x: jax.Array) -> float:
+    return float(jnp.finfo(x.dtype).min)
 
 
 class MultiPosCrossEntropyLoss(Loss):
