@@ -1,10 +1,12 @@
 """The primitive that carries a value check through a compiled step.
 
 How it works: ``expect(x, bad, values, message)`` returns ``x``. The primitive behind it compiles to
-nothing, so a normal step computes no check. ``checkify`` interprets a traced step and looks up a
-rule for each primitive in a registry. Our rule calls ``checkify.debug_check`` there. Calling
-``debug_check`` directly would be simpler, but it has an effect, and JAX calls a compiled step with
-effects through Python, which is slower (see docs/performance.md).
+nothing, so a normal step computes no check. Padding may stay in ``x``: under ``checkify``, whose
+float checks report each operation with a NaN as its result, ``cleaned`` is returned instead.
+``checkify`` interprets a traced step and looks up a rule for each primitive in a registry. Our rule
+calls ``checkify.debug_check`` there. Calling ``debug_check`` directly would be simpler, but it has
+an effect, and JAX calls a compiled step with effects through Python, which is slower (see
+docs/performance.md).
 Use the returned array: otherwise some transformations, such as ``jax.checkpoint``, drop the check.
 """
 
@@ -22,16 +24,16 @@ _expected = Primitive("expected")
 
 
 @_expected.def_impl
-def _evaluate(x, bad, values, message):
+def _evaluate(x, cleaned, bad, values, message):
     return x
 
 
 @_expected.def_abstract_eval
-def _abstract(x, bad, values, message):
+def _abstract(x, cleaned, bad, values, message):
     return x
 
 
-def _lower(context, x, bad, values, message):
+def _lower(context, x, cleaned, bad, values, message):
     return [x]
 
 
@@ -41,14 +43,16 @@ def _jvp(primals, tangents, message):
 
 
 def _batch(arrays, axes, message):
-    # ``bad`` and ``values`` must agree on their axes: put the batch first in both.
     sizes = (x.shape[axis] for x, axis in zip(arrays, axes, strict=True) if axis is not None)
     size = next(sizes)
-    bad, values = (
+    # ``bad`` and ``values`` must agree on their axes: put the batch first in both.
+    first = [
         jnp.broadcast_to(x[None], (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
-        for x, axis in zip(arrays[1:], axes[1:], strict=True)
-    )
-    return _expected.bind(arrays[0], bad, values, message=message), axes[0]
+        for x, axis in zip(arrays, axes, strict=True)
+    ]
+    if axes[0] == axes[1]:
+        return _expected.bind(*arrays[:2], *first[2:], message=message), axes[0]
+    return _expected.bind(*first, message=message), 0
 
 
 def _jet(primals_in: Any, series_in: Any, **params: Any) -> Any:
@@ -85,26 +89,38 @@ def _debug_check(bad: jax.Array, values: jax.Array, message: str) -> None:
     checkify.debug_check(count == 0, text, count=count, **shown)
 
 
-def _check_directly(x: jax.Array, bad: jax.Array, values: jax.Array, message: str) -> jax.Array:
+def _check_directly(
+    x: jax.Array,
+    bad: jax.Array,
+    values: jax.Array,
+    message: str,
+    cleaned: jax.Array | None = None,
+) -> jax.Array:
     _debug_check(bad, values, message)
-    return x
+    return x if cleaned is None else cleaned
 
 
-def _bind(x: jax.Array, bad: jax.Array, values: jax.Array, message: str) -> jax.Array:
-    return _expected.bind(x, bad, values, message=message)
+def _bind(
+    x: jax.Array,
+    bad: jax.Array,
+    values: jax.Array,
+    message: str,
+    cleaned: jax.Array | None = None,
+) -> jax.Array:
+    return _expected.bind(x, x if cleaned is None else cleaned, bad, values, message=message)
 
 
 def _checkify_rule(*arguments, message):
     """Run the check where checkify meets the primitive."""
     # The arguments before the operands differ between releases of JAX: pass them through unchanged.
-    *state, x, bad, values = arguments
+    *state, _, cleaned, bad, values = arguments
     check = jax.jit(partial(_debug_check, message=message))
     with jax.disable_jit(False):  # so that the check is a single call even under disable_jit
         calls = jax.make_jaxpr(check)(bad, values).eqns
     if not calls:
-        return state[0], x
+        return state[0], cleaned
     error, _ = error_checks[calls[0].primitive](*state, bad, values, **calls[0].params)
-    return error, x
+    return error, cleaned
 
 
 try:

@@ -21,10 +21,13 @@ def expect_finite(
 def expect_finite_or_off(
     function: str, name: str, x: jax.Array, where: jax.Array | None = None
 ) -> jax.Array:
-    """Report NaN and +inf; ``where`` may exclude some. A class or a pair is switched off by -inf."""
-    bad = jnp.isnan(x) | (x == jnp.inf)
-    bad = bad if where is None else bad & where
-    return expect(x, bad, x, f"{function}: {name} must be finite or -inf")
+    """Report NaN and +inf. A class or a pair is switched off by -inf.
+
+    Values that ``where`` excludes are not reported, and stay what they are.
+    """
+    checked = x if where is None else jnp.where(where, x, 0)
+    bad = jnp.isnan(checked) | (checked == jnp.inf)
+    return expect(x, bad, x, f"{function}: {name} must be finite or -inf", checked)
 
 
 def expect_labels(

@@ -112,13 +112,18 @@ def check_logits(
         fail(ValueError, function, rule, f"{got} with class_axis={class_axis}", remedy)
 
 
-# A single operation if it is called without jit: jax.debug_nans would stop at cut NaN padding.
-@partial(jax.jit, static_argnums=2)
-def cut_and_fill(output: jax.Array, skipped: jax.Array, axis: int) -> jax.Array:
-    """Cut logits to the size of the labels, and replace those of skipped elements."""
+def cut_to_labels(output: jax.Array, skipped: jax.Array, axis: int) -> jax.Array:
+    """Cut logits that are larger than the labels."""
     size = (*skipped.shape[:axis], output.shape[axis], *skipped.shape[axis:])
-    if size != output.shape:
-        output = lax.slice(output, [0] * output.ndim, size)
+    return output if size == output.shape else _cut_and_fill(output, skipped, axis, size)
+
+
+# A single operation if it is called without jit: jax.debug_nans would stop at cut NaN padding.
+@partial(jax.jit, static_argnums=(2, 3))
+def _cut_and_fill(
+    output: jax.Array, skipped: jax.Array, axis: int, size: tuple[int, ...]
+) -> jax.Array:
+    output = lax.slice(output, [0] * output.ndim, size)
     return jnp.where(lax.expand_dims(skipped, [axis]), 0, output)
 
 

@@ -1,77 +1,181 @@
-"""The negative log-probability of a label, and its derivative."""
+"""The negative log-probability of a label, and its derivatives.
 
+There are several forms, which differ in speed alone (docs/performance.md has the measurements). The
+logarithm of the sum is computed over all classes at once, or class by class. The logit of the label
+is picked by a one-hot mask, or gathered on a CPU.
+"""
+
+import operator
+from collections.abc import Callable
 from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vis4d_jax_loss._numerics import to_float
 
-# The derivative is written out: JAX's own would store one more array as large as the logits.
+_FEW = 64  # So many classes are processed one by one in one fusion, on a GPU or a TPU.
+_CHUNK = 30  # So many classes are processed per iteration on a CPU.
+
+
+# The derivatives are written out: JAX's own would store one more array as large as the logits, and
+# let NaN into derivatives of gradients.
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def negative_log_prob(logits: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
-    """Softmax cross-entropy. The gradient is 0 where the label is negative."""
-    shift, rest, label_logit = _log_sum_exp_and_label(logits, labels, axis)
-    return rest - (label_logit - shift)
+    """Softmax cross-entropy in float32 or better. It is 0 where the label is negative.
+
+    The logits, of a floating dtype, may contain anything there, NaN included; their derivatives are
+    0.
+    """
+    return _per_platform(_losses, _forms(logits, axis), logits, labels, axis)
 
 
 @negative_log_prob.defjvp
 def _negative_log_prob_jvp(axis, primals, tangents):
-    (logits, labels), (tangent, _) = primals, tangents
-    shift, rest, _ = _log_sum_exp_and_label(logits, labels, axis)
-    shift, rest, no_label = (lax.expand_dims(x, [axis]) for x in (shift, rest, labels < 0))
-    probs = jnp.exp(logits - shift) * jnp.exp(-rest)
-    one_hot = is_label(labels, logits.shape, axis).astype(probs.dtype)
-    gradient = jnp.where(no_label, 0, probs - one_hot)
-    return negative_log_prob(logits, labels, axis), jnp.sum(gradient * tangent, axis=axis)
+    (logits, labels), (change, _) = primals, tangents
+    gradient = _probabilities(logits, labels, axis)
+    gradient -= is_label(labels, logits.shape, axis).astype(gradient.dtype)
+    change = _without_unlabelled(change.astype(gradient.dtype), labels, axis)
+    return negative_log_prob(logits, labels, axis), jnp.sum(gradient * change, axis=axis)
 
 
-def _log_sum_exp_and_label(
-    logits: jax.Array, labels: jax.Array, axis: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return (shift, rest, label_logit), where shift + rest is the log-sum-exp.
-
-    ``exp(logits - shift)`` does not overflow.
-    """
-    if _is_short_and_not_last(logits, axis):
-        return _one_class_at_a_time(logits, labels, axis)
-    largest = jnp.max(logits, axis=axis, keepdims=True, initial=-jnp.inf)
-    total = jnp.sum(jnp.exp(logits - largest), axis=axis)
-    # Mask and sum instead of gathering, so that the class axis may be sharded. All other summands
-    # are 0, so the sum of the bits is exactly the label's logit. Bits are summed instead of floats,
-    # because XLA then does not store the summands.
-    integer = jnp.dtype(f"int{8 * logits.dtype.itemsize}")
-    bits = lax.bitcast_convert_type(logits, integer)
-    bits = jnp.where(is_label(labels, logits.shape, axis), bits, 0)
-    label_logit = lax.bitcast_convert_type(jnp.sum(bits, axis=axis, dtype=integer), logits.dtype)
-    return largest.squeeze(axis), jnp.log(total), label_logit
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _probabilities(logits: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
+    """Softmax of the logits; 0 where the label is negative."""
+    return _per_platform(_softmax, _forms(logits, axis), logits, labels, axis)
 
 
-def _is_short_and_not_last(logits: jax.Array, axis: int) -> bool:
-    """Whether to loop over the classes: there are few, on an axis that is not the last."""
-    # Under jax.export their number may be symbolic. JAX cannot slice an explicitly sharded axis.
-    few = isinstance(logits.shape[axis], int) and 0 < logits.shape[axis] <= 64
-    return few and axis < logits.ndim - 1 and jax.typeof(logits).sharding.spec[axis] is None
-
-
-def _one_class_at_a_time(
-    logits: jax.Array, labels: jax.Array, axis: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Loop over the classes. XLA fuses this loop, but not a reduction of an axis in the middle."""
-    columns = [lax.index_in_dim(logits, i, axis, keepdims=False) for i in range(logits.shape[axis])]
-    largest = reduce(jnp.maximum, columns)
-    log_total = jnp.log(sum(jnp.exp(column - largest) for column in columns))
-    # Add up the classes: jnp.where(labels == i, column, label_logit) would require that the labels
-    # are sharded like the logits.
-    label_logit = sum(jnp.where(labels == i, column, 0) for i, column in enumerate(columns))
-    # On a CPU, the gradient would compute ``largest`` again for every class, because XLA stores the
-    # result of a logarithm but not of a maximum. So ``shift`` is ``largest + log_total``, and the
-    # rest is the rounding error of this addition.
-    shift = largest + log_total
-    return shift, log_total - (shift - largest), jnp.asarray(label_logit)
+@_probabilities.defjvp
+def _probabilities_jvp(axis, primals, tangents):
+    (logits, labels), (change, _) = primals, tangents
+    probabilities = _probabilities(logits, labels, axis)
+    change = _without_unlabelled(change.astype(probabilities.dtype), labels, axis)
+    moved = probabilities * change
+    return probabilities, moved - probabilities * jnp.sum(moved, axis=axis, keepdims=True)
 
 
 def is_label(labels: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
     """One-hot labels in the shape of the logits."""
     classes = lax.broadcasted_iota(jnp.int32, shape, axis)
     return classes == lax.expand_dims(labels, [axis])
+
+
+def _without_unlabelled(x: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
+    return jnp.where(lax.expand_dims(labels < 0, [axis]), 0, x)
+
+
+# A form computes (shift, rest, label_logit) from logits, labels and axis, where shift + rest is the
+# logarithm of the sum of exponentials.
+_Form = Callable[[jax.Array, jax.Array, int], tuple[jax.Array, jax.Array, jax.Array]]
+
+
+def _forms(logits: jax.Array, axis: int) -> tuple[_Form, _Form]:
+    """The form for a CPU, and the form for all other platforms."""
+    sharding = jax.typeof(logits).sharding.spec
+    classes = logits.shape[axis]
+    # Under jax.export a size may be symbolic. JAX cannot slice an explicitly sharded axis.
+    one_by_one = isinstance(classes, int) and classes > 0 and sharding[axis] is None
+    other = _class_by_class if one_by_one and classes <= _FEW else _at_once
+    if any(axes is not None for axes in sharding):
+        return other, other  # JAX cannot gather from explicitly sharded arrays.
+    last = axis == logits.ndim - 1
+    return (_gathered_at_once if last or not one_by_one else _gathered_class_by_class), other
+
+
+# Called without jit, jax.debug_nans would stop at NaN in padding.
+@partial(jax.jit, static_argnums=(0, 3))
+def _losses(form: _Form, logits: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
+    shift, rest, label_logit = form(to_float(logits), labels, axis)
+    return jnp.where(labels < 0, 0, rest - (label_logit - shift))
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _softmax(form: _Form, logits: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
+    logits = to_float(logits)
+    shift, rest, _ = form(logits, labels, axis)
+    shift, rest = (lax.expand_dims(x, [axis]) for x in (shift, rest))
+    return _without_unlabelled(jnp.exp(logits - shift) * jnp.exp(-rest), labels, axis)
+
+
+def _per_platform(
+    function: Callable[..., jax.Array],
+    forms: tuple[_Form, _Form],
+    logits: jax.Array,
+    labels: jax.Array,
+    axis: int,
+) -> jax.Array:
+    on_cpu, other = (lambda z, y, form=form: function(form, z, y, axis) for form in forms)
+    if forms[0] is forms[1]:
+        return other(logits, labels)
+    return lax.platform_dependent(logits, labels, cpu=on_cpu, default=other)
+
+
+def _at_once(logits, labels, axis):
+    logits = _without_unlabelled(logits, labels, axis)
+    one_hot = is_label(labels, logits.shape, axis)
+    # Mask and sum instead of gathering, so that the class axis may be sharded.
+    label_logit = jnp.sum(jnp.where(one_hot, logits, 0), axis=axis)
+    return *_log_sum_exp(logits, axis), label_logit
+
+
+def _class_by_class(logits, labels, axis):
+    logits = _without_unlabelled(logits, labels, axis)
+    # Add up the classes: jnp.where(labels == i, column, label_logit) would require that the labels
+    # are sharded like the logits.
+    columns = _columns(logits, axis)
+    label_logit = sum(jnp.where(labels == i, column, 0) for i, column in enumerate(columns))
+    return *_log_sum_exp_by_class(logits, axis, logits.shape[axis]), jnp.asarray(label_logit)
+
+
+# On a CPU padding stays in the logits: to replace it would store them once more.
+def _gathered_at_once(logits, labels, axis):
+    return *_log_sum_exp(logits, axis), _label_logit(logits, labels, axis)
+
+
+def _gathered_class_by_class(logits, labels, axis):
+    return *_log_sum_exp_by_class(logits, axis, _CHUNK), _label_logit(logits, labels, axis)
+
+
+def _label_logit(logits, labels, axis):
+    index = lax.expand_dims(jnp.maximum(labels, 0), [axis])
+    return jnp.take_along_axis(logits, index, axis, mode="clip").squeeze(axis)
+
+
+def _log_sum_exp(logits, axis):
+    largest = jnp.max(logits, axis=axis, initial=-jnp.inf)
+    total = jnp.sum(jnp.exp(logits - lax.expand_dims(largest, [axis])), axis=axis)
+    return largest, jnp.log(total)
+
+
+def _log_sum_exp_by_class(logits, axis, chunk):
+    """Loop over the classes, which XLA fuses; on a CPU it fuses no reduction of a middle axis."""
+    largest = _fold(jnp.maximum, lambda column: column, logits, axis, chunk)
+    log_total = jnp.log(_fold(operator.add, lambda x: jnp.exp(x - largest), logits, axis, chunk))
+    # On a CPU, the gradient would compute ``largest`` again for every class, because XLA stores the
+    # result of a logarithm but not of a maximum. So ``shift`` is ``largest + log_total``, and the
+    # rest is the rounding error of this addition.
+    shift = largest + log_total
+    return shift, log_total - (shift - largest)
+
+
+def _fold(operation, function, logits, axis, chunk):
+    """Reduce ``function`` of each class, with a loop over chunks of classes."""
+    classes = logits.shape[axis]
+    chunks, tail = divmod(classes, min(chunk, classes))
+
+    def add_chunk(i, result):
+        part = lax.dynamic_slice_in_dim(logits, i * chunk, chunk, axis)
+        return reduce(operation, map(function, _columns(part, axis)), result)
+
+    head = lax.slice_in_dim(logits, 0, min(chunk, classes), axis=axis)
+    result = reduce(operation, map(function, _columns(head, axis)))
+    if chunks > 1:
+        result = lax.fori_loop(1, chunks, add_chunk, result)
+    rest = lax.slice_in_dim(logits, classes - tail, classes, axis=axis)
+    return reduce(operation, map(function, _columns(rest, axis)), result)
+
+
+def _columns(logits: jax.Array, axis: int) -> list[jax.Array]:
+    classes = range(logits.shape[axis])
+    return [lax.index_in_dim(logits, i, axis, keepdims=False) for i in classes]

@@ -7,14 +7,15 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_integer, check_mask, fail, holds, shapes_of
-from vis4d_jax_loss._numerics import as_array, to_float
+from vis4d_jax_loss._numerics import as_array, is_integer, to_float
 from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
-from vis4d_jax_loss.losses._inputs import check_logits, cut_and_fill
+from vis4d_jax_loss.losses._inputs import check_logits, cut_to_labels
 from vis4d_jax_loss.losses._labels import (
     FROM_MODULE,
     IgnoreIndex,
@@ -101,9 +102,11 @@ def checked_cross_entropy(
     labels = read_labels("cross_entropy", target, ignore_index, output.shape[axis], mask)
     has_label = ~(labels.skipped | labels.invalid)
 
-    # Replace the logits of ignored and masked elements, which may be NaN.
-    logits = to_float(cut_and_fill(output, labels.skipped, axis))
-    logits = _value_checks.expect_finite_or_off("cross_entropy", "output", logits)
+    # Elements without a label have no loss; their logits may be NaN.
+    logits = cut_to_labels(output, labels.skipped, axis)
+    logits = to_float(logits) if is_integer(logits) else logits
+    counted = lax.expand_dims(~labels.skipped, [axis])
+    logits = _value_checks.expect_finite_or_off("cross_entropy", "output", logits, counted)
     loss = negative_log_prob(logits, jnp.where(has_label, labels.value, _NO_LABEL), axis)
     if class_weights is not None:
         loss *= _weight_of_label(class_weights, labels.value, logits.shape, axis, loss.dtype)

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_rank
-from vis4d_jax_loss._numerics import safe_divide, to_float
+from vis4d_jax_loss._numerics import is_integer, safe_divide, to_float
 from vis4d_jax_loss._reduce_loss import reduce_loss, reduce_scalar
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import read_pairs
@@ -70,7 +70,8 @@ def multi_pos_cross_entropy(
     # Tell positives and negatives apart; other pairs have no kind.
     kind = pair_kinds(name, target, mask)
     valid = (kind == POSITIVE) | (kind == NEGATIVE)
-    pred = _value_checks.expect_finite_or_off(name, "pred", to_float(pred), valid)
+    pred = to_float(pred) if is_integer(pred) else pred
+    pred = _value_checks.expect_finite_or_off(name, "pred", pred, valid)
 
     # The kinds get the sharding of pred, with which they choose between arrays.
     kind |= jnp.zeros_like(pred, kind.dtype)
@@ -78,7 +79,7 @@ def multi_pos_cross_entropy(
 
     # Rows without a valid pair are not counted, if the reducer can leave rows out.
     _, largest, _ = _exponentials(lax.stop_gradient(pred), kind)
-    counted = (largest[0] != _lowest(pred)) | (largest[1] != _lowest(pred))
+    counted = jnp.maximum(*largest) != _lowest(largest[0])  # NaN is counted
     return reduce_loss(reducer, loss, counted, optional=mask is None)
 
 
@@ -93,7 +94,7 @@ def _log_sum_of_ratios(pred: jax.Array, kind: jax.Array) -> jax.Array:
     _, largest, sums = _exponentials(pred, kind)
     both_kinds = (sums[0] != 0) & (sums[1] != 0)  # NaN is not 0, and stays NaN
     logs = [jnp.log(jnp.where(both_kinds, total, 1)) for total in sums]
-    largest = [jnp.where(both_kinds, number, _lowest(pred) / 4) for number in largest]
+    largest = [jnp.where(both_kinds, number, _lowest(number) / 4) for number in largest]
     # The largest are added first: large similarities cancel exactly, and the logarithms remain.
     return (largest[0] + largest[1]) + (logs[0] + logs[1])
 
@@ -101,8 +102,9 @@ def _log_sum_of_ratios(pred: jax.Array, kind: jax.Array) -> jax.Array:
 @_log_sum_of_ratios.defjvp
 def _log_sum_of_ratios_jvp(primals, tangents):
     (pred, kind), (change, _) = primals, tangents
-    change = jnp.where(kind == IGNORED, 0, change)  # it may be NaN
-    return _log_sum_of_ratios(pred, kind), jnp.sum(_weights(pred, kind) * change, axis=-1)
+    weights = _weights(pred, kind)
+    change = jnp.where(kind == IGNORED, 0, change.astype(weights.dtype))  # it may be NaN
+    return _log_sum_of_ratios(pred, kind), jnp.sum(weights * change, axis=-1)
 
 
 @jax.custom_jvp
@@ -117,7 +119,7 @@ def _weights(pred: jax.Array, kind: jax.Array) -> jax.Array:
 def _weights_jvp(primals, tangents):
     (pred, kind), (change, _) = primals, tangents
     weights = _weights(pred, kind)
-    moved = weights * jnp.where(kind == IGNORED, 0, change)
+    moved = weights * jnp.where(kind == IGNORED, 0, change.astype(weights.dtype))
     mean_of_negatives, mean_of_positives = (
         jnp.sum(moved, axis=-1, where=kind == k, keepdims=True) for k in (NEGATIVE, POSITIVE)
     )
@@ -126,7 +128,7 @@ def _weights_jvp(primals, tangents):
     )
 
 
-# Without jit, jax.debug_infs would stop at the -inf inside.
+# Called without jit, jax.debug_nans and jax.debug_infs would stop at NaN in padding, and at -inf.
 @jax.jit
 def _exponentials(
     pred: jax.Array, kind: jax.Array
@@ -138,6 +140,7 @@ def _exponentials(
     """
     # Finite, so that no difference is NaN. Every pair has its kind's number in one array, and -inf
     # in the other, whose exponential is 0: a CPU stores nothing else.
+    pred = to_float(pred)
     limit = -_lowest(pred) / 2
     finite = jnp.clip(pred, -limit, limit)
     negatives = jnp.where(kind == UNKNOWN, jnp.nan, -jnp.inf)
