@@ -16,8 +16,6 @@ from vis4d_jax_loss._reduce_loss import reduce_scalar
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss, mean_loss
 
-_LARGE = 2.0**40
-
 
 @jax.named_scope("orthogonal_transform_regularization_loss")
 def orthogonal_transform_regularization_loss(
@@ -76,8 +74,8 @@ def orthogonal_transform_regularization_loss(
 @jax.custom_jvp
 def _distances(x: jax.Array) -> jax.Array:
     """Distance of each transform from an orthogonal one."""
-    excess, unit = _scaled_excess(x)
-    return unit * jnp.linalg.norm(excess, axis=(1, 2))
+    _, norms, unit = _excess(x)
+    return unit * norms
 
 
 @_distances.defjvp
@@ -85,24 +83,27 @@ def _distances_jvp(primals, tangents):
     # The excess is symmetric, so the gradient needs one product of matrices; JAX would take two.
     # Where the norm is 0 it has no gradient: safe_divide makes it 0, as torch does.
     (x,), (change,) = primals, tangents
-    excess, unit = _scaled_excess(x)
-    norms = jnp.linalg.norm(excess, axis=(1, 2))
-    direction = excess * safe_divide(2.0, norms)[:, None, None]
+    excess, norms, unit = _excess(x)
+    direction = (excess / unit[:, None, None]) * safe_divide(2.0, norms)[:, None, None]
     gradient = jnp.matmul(direction, x, precision="highest")
     return unit * norms, jnp.sum(gradient * change, axis=(1, 2))
 
 
-def _scaled_excess(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Each transform times its transpose, minus the identity, in a unit; and the unit.
+def _excess(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Each transform times its transpose, minus the identity; its norm in a unit; and the unit.
 
-    The unit is 1, except for numbers so large that their squares would overflow in the norm.
+    The unit is 1, except for numbers so large that their squares overflow. Both norms are computed,
+    since that takes one pass; to find the unit first would take another.
     """
     excess = jnp.matmul(x, x.mT, precision="highest") - jnp.eye(x.shape[1], dtype=x.dtype)[None]
-    limit = float(jnp.finfo(x.dtype).max) / 16  # whose reciprocal is still a normal number
-    excess = jnp.clip(excess, -limit, limit)
-    largest = jnp.max(jnp.abs(excess), axis=(1, 2), initial=0)
-    unit = lax.stop_gradient(jnp.where(largest > _LARGE, largest, 1))
-    return excess / unit[:, None, None], unit
+    limits = jnp.finfo(x.dtype)
+    excess = jnp.clip(excess, -float(limits.max) / 16, float(limits.max) / 16)
+    large = 2.0 ** (int(limits.maxexp) // 2)
+    squares = jnp.sum(excess * excess, axis=(1, 2))
+    small_squares = jnp.sum(jnp.square(excess / large), axis=(1, 2))
+    overflows = ~(squares < float(limits.max))
+    unit = lax.stop_gradient(jnp.where(overflows, large, 1).astype(x.dtype))
+    return excess, jnp.sqrt(jnp.where(overflows, small_squares, squares)), unit
 
 
 def _check_list(function: str, transforms: Any) -> None:
