@@ -11,7 +11,7 @@ import jax
 # A sample repeats a call until this many seconds have passed, so that reading the clock costs
 # nothing in comparison.
 SAMPLE_SECONDS = 0.004
-MAX_ROUNDS, MIN_ROUNDS = 25, 3
+MAX_ROUNDS, MIN_ROUNDS = 30, 4
 
 
 def compile_call(function: Callable, arrays: Sequence[jax.Array]) -> tuple[Callable, dict]:
@@ -47,9 +47,8 @@ def time_in_turns(calls: dict[str, Callable], seconds: float) -> dict[str, list[
 
 
 def _estimate(call: Callable) -> float:
-    """Estimate the seconds per call, after a warm-up unless a single call takes over a second."""
-    first = _seconds_per_call(call, 1)
-    return first if first > 1 else min(_seconds_per_call(call, 1) for _ in range(2))
+    """Estimate the seconds per call, after a warm-up."""
+    return min(_seconds_per_call(call, 1) for _ in range(3))
 
 
 def _seconds_per_call(call: Callable, repeats: int) -> float:
@@ -59,6 +58,7 @@ def _seconds_per_call(call: Callable, repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def quartiles(times: list[float]) -> dict[str, float]:
+def summary(times: list[float]) -> dict[str, float]:
+    """The fastest sample, which other load disturbs least, and the spread of all samples."""
     low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-    return dict(median=median, low=low, high=high)
+    return dict(best=min(times), low=low, median=median, high=high, samples=len(times))
