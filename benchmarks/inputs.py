@@ -63,6 +63,10 @@ def heatmap(*shape: int) -> Input:
     return Input(shape, _heatmap)
 
 
+def integer(value: int) -> Input:
+    return Input((), lambda rng, shape: value, np.int32)
+
+
 def near_identity(*shape: int) -> Input:
     return Input(shape, lambda rng, shape: np.eye(shape[-1]) + 0.1 * _normal(rng, shape))
 

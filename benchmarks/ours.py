@@ -76,7 +76,7 @@ def embedding_distance_loss(pred, target):
     return vjl.embedding_distance_loss(pred, target)
 
 
-def top_k_mask(values, *, k):
+def top_k_mask(values, k):
     return vjl.top_k_mask(values, k)
 
 

@@ -173,15 +173,19 @@ def _hardest(cost, candidates, count):
 def embedding_distance_loss(pred, target):
     positive, negative = target == 1, target == 0
     count = jnp.minimum(negative.sum(), 3 * jnp.maximum(positive.sum(), 1))
-    distance = jnp.maximum(pred - 0.3, 0)
-    hard = _hardest(lax.stop_gradient(distance), negative, count)
-    losses = jnp.where(positive, (pred - 1) ** 2, jnp.where(hard, distance**2, 0))
+    x = jnp.clip(jnp.where(negative, pred - 0.3, pred), 0, 1)
+    hard = _hardest(lax.stop_gradient(x), negative, count)
+    losses = jnp.where(positive, (x - 1) ** 2, jnp.where(hard, x**2, 0))
     return losses.sum() / (positive.sum() + count)
 
 
 def top_k_mask(values, *, k):
     _, indices = lax.top_k(values.ravel(), k)
     return jnp.zeros(values.size, bool).at[indices].set(True).reshape(values.shape)
+
+
+def traced_top_k_mask(values, k):
+    return _hardest(values, jnp.ones(values.shape, bool), k)
 
 
 def hard_negative_mask(cost, positive):

@@ -52,6 +52,8 @@ class Row:
     #: A single pass that reads every input and writes an array of the gradient's size.
     one_pass: Callable = jnp.subtract
     gradient: bool = True
+    #: The size that ``targets.py`` compiles, if the TPU compiler takes minutes for the largest.
+    compiled_size: tuple[int, ...] | None = None
 
 
 def implementations(row: Row, dtype=np.float32) -> dict[str, Callable]:
@@ -70,9 +72,7 @@ def implementations(row: Row, dtype=np.float32) -> dict[str, Callable]:
 def _in_float32(loss: Callable, dtype) -> Callable:
     if dtype == np.float32:
         return loss
-    return lambda *arrays: loss(
-        *(x.astype(np.float32) if x.dtype == dtype else x for x in arrays)
-    )
+    return lambda *arrays: loss(*(x.astype(np.float32) if x.dtype == dtype else x for x in arrays))
 
 
 def double(array):
@@ -97,7 +97,9 @@ def positive_costs(cost, positive):
 
 VECTORS = ((80_000,), (800_000,), (8_000_000,))
 BOX_COUNTS = ((10_000, 4), (200_000, 4), (4_000_000, 4))
+COMPILED_BOXES = (2_000_000, 4)
 ANCHORS = ((1_000, 80), (10_000, 80), (200_000, 80))
+MATRICES = ((128, 256), (1024, 1024), (4096, 4096))
 IMAGES = ((2, 128, 256, 19), (2, 256, 512, 19), (2, 512, 1024, 19))
 IMAGES_150 = ((2, 64, 64, 150), (2, 128, 128, 150), (2, 256, 256, 150))
 
@@ -167,6 +169,7 @@ def iou_row(mode: str, masked: bool) -> Row:
         family=BOXES,
         function="iou_loss",
         sizes=BOX_COUNTS,
+        compiled_size=COMPILED_BOXES,
         inputs=masked_pair_of_boxes if masked else pair_of_boxes,
         ours=partial(ours.iou_loss, mode=mode),
         plain=partial(plain.iou_loss, mode=mode),
@@ -240,6 +243,7 @@ ROWS = [
         family=REGRESSION,
         function="rotation_loss",
         sizes=((2_000, 6), (50_000, 6), (2_000_000, 6)),
+        compiled_size=(1_000_000, 6),
         inputs=rotations,
         ours=ours.rotation_loss,
         plain=plain.rotation_loss,
@@ -276,6 +280,7 @@ ROWS = [
         family=BOXES,
         function="giou_loss",
         sizes=BOX_COUNTS,
+        compiled_size=COMPILED_BOXES,
         inputs=pair_of_boxes,
         ours=ours.giou_loss,
         plain=plain.giou_loss,
@@ -285,6 +290,7 @@ ROWS = [
         family=BOXES,
         function="giou_loss",
         sizes=BOX_COUNTS,
+        compiled_size=COMPILED_BOXES,
         inputs=masked_pair_of_boxes,
         ours=ours.giou_loss,
         plain=plain.giou_loss,
@@ -295,6 +301,7 @@ ROWS = [
         family=BOXES,
         function="diou_loss",
         sizes=BOX_COUNTS,
+        compiled_size=COMPILED_BOXES,
         inputs=pair_of_boxes,
         ours=ours.diou_loss,
         plain=plain.diou_loss,
@@ -304,6 +311,7 @@ ROWS = [
         family=BOXES,
         function="ciou_loss",
         sizes=BOX_COUNTS,
+        compiled_size=COMPILED_BOXES,
         inputs=pair_of_boxes,
         ours=ours.ciou_loss,
         plain=plain.ciou_loss,
@@ -407,11 +415,22 @@ ROWS = [
         name="top_k_mask, k = 1500",
         family=PAIRS,
         function="top_k_mask",
-        sizes=((128, 256), (1024, 1024), (4096, 4096)),
+        sizes=MATRICES,
         inputs=lambda *shape: (inputs.normal(*shape),),
         ours=partial(ours.top_k_mask, k=1500),
         plain=partial(plain.top_k_mask, k=1500),
         one_pass=jnp.signbit,
+        gradient=False,
+    ),
+    Row(
+        name="top_k_mask, traced k",
+        family=PAIRS,
+        function="top_k_mask",
+        sizes=MATRICES,
+        inputs=lambda *shape: (inputs.normal(*shape), inputs.integer(1500)),
+        ours=ours.top_k_mask,
+        plain=plain.traced_top_k_mask,
+        one_pass=jnp.greater,
         gradient=False,
     ),
     Row(
