@@ -186,7 +186,7 @@ def messages_table(content: dict) -> str:
         ours = result["ours"]
         size = " x ".join(f"{n:,}" for n in result["size"])
         shard = f"{ours['input_bytes'] / 2**20:,.1f} MiB"
-        messages = f"{ours['messages']}{' at most' if None in ours['loops'] else ''}"
+        messages = f"{'about ' * (None in ours['loops'])}{ours['messages']}"
         cells = [result["row"], size, shard, messages, f"{ours['largest']:,}", f"{ours['sent']:,}"]
         lines.append(cells)
     heads = ["loss", "size", "inputs per chip", "all-reduces", "largest, bytes", "all, bytes"]
