@@ -26,8 +26,9 @@ class Input:
         return np.asarray(self.draw(rng, self.shape), self.dtype)
 
     def spec(self, float_dtype=np.float32, sharding=None) -> jax.ShapeDtypeStruct:
-        """Return shape and dtype; floats in ``float_dtype``."""
+        """Return shape and dtype; floats in ``float_dtype``. Scalars are not sharded."""
         dtype = float_dtype if self.dtype is np.float32 else self.dtype
+        sharding = sharding if self.shape else None
         return jax.ShapeDtypeStruct(self.shape, dtype, sharding=sharding)
 
 

@@ -37,9 +37,9 @@ def _masked_mean(losses, where, per_row=1):
 
 
 def hard_mean_l1_loss(pred, target):
-    losses = jnp.abs(pred - target)
-    largest, _ = lax.top_k(losses, losses.size // 4)
-    return jnp.mean(largest)
+    losses, count = jnp.abs(pred - target), pred.size // 4
+    least = lax.stop_gradient(jnp.sort(losses))[-count]
+    return jnp.sum(jnp.where(losses >= least, losses, 0)) / count
 
 
 def rotation_loss(pred, target_bin, target_res):

@@ -241,7 +241,7 @@ def plot(measured: Measured, path: Path) -> None:
             drawn = [(position[row[0]] + offset, row[column]) for row in panel if row[column]]
             axis.barh(*zip(*drawn, strict=True), height=0.36, color=color, label=label)
         axis.axvline(1, color=COLORS["limit"], linestyle="--", label="one pass over the data")
-        axis.set(xscale="log", title=title, xlabel="multiples of one pass")
+        axis.set(xscale="log", xlim=(0.5, None), title=title, xlabel="multiples of one pass")
         axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         axis.grid(axis="x", color="#dddddd", linewidth=0.6)
         axis.set_axisbelow(True)
