@@ -45,6 +45,10 @@ def flags(share: float, *shape: int) -> Input:
     return Input(shape, lambda rng, shape: rng.random(shape, np.float32) < share)
 
 
+def mask(share: float, *shape: int) -> Input:
+    return Input(shape, lambda rng, shape: rng.random(shape) < share, np.bool_)
+
+
 def boxes(count: int) -> Input:
     return Input((count, 4), _boxes)
 

@@ -13,7 +13,7 @@ import jax
 SAMPLE_SECONDS = 0.004
 # Calls of at least this many seconds need no warm-up.
 LONG = 0.3
-MAX_ROUNDS, MIN_ROUNDS = 30, 4
+MAX_ROUNDS, MIN_ROUNDS = 30, 3
 
 
 def compile_call(function: Callable, arrays: Sequence[jax.Array]) -> tuple[Callable, dict]:

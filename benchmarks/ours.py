@@ -40,8 +40,8 @@ def ciou_loss(pred, target):
     return vjl.ciou_loss(pred, target, mean_loss)
 
 
-def seg_cross_entropy_loss(output, target, *, class_axis):
-    return vjl.seg_cross_entropy_loss(output, target, class_axis=class_axis)
+def seg_cross_entropy_loss(output, target, where=None, *, class_axis):
+    return vjl.seg_cross_entropy_loss(output, target, class_axis=class_axis, where=where)
 
 
 def cross_entropy(output, target):

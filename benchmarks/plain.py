@@ -28,7 +28,7 @@ def smooth_l1_loss(pred, target, where=None):
     losses = _smooth_l1(pred, target)
     if where is None:
         return jnp.mean(losses)
-    return _masked_mean(losses, where[:, None], 4)
+    return _masked_mean(losses, where[:, None], losses.shape[1])
 
 
 def _masked_mean(losses, where, per_row=1):
@@ -110,10 +110,11 @@ def cross_entropy(output, target):
     return -jnp.mean(_log_prob_of_label(output, target, -1))
 
 
-def seg_cross_entropy_loss(output, target, *, class_axis):
+def seg_cross_entropy_loss(output, target, where=None, *, class_axis):
     valid = target != 255
     losses = -_log_prob_of_label(output, jnp.where(valid, target, 0), class_axis)
-    return jnp.mean(jnp.where(valid, losses, 0))
+    losses = jnp.where(valid, losses, 0)
+    return jnp.mean(losses) if where is None else _masked_mean(losses, where)
 
 
 def _binary_cross_entropy(output, target):
@@ -122,14 +123,18 @@ def _binary_cross_entropy(output, target):
 
 def binary_cross_entropy(output, target, where=None):
     losses = _binary_cross_entropy(output, target)
-    return jnp.mean(losses) if where is None else _masked_mean(losses, where)
+    if where is None:
+        return jnp.mean(losses)
+    return _masked_mean(losses, where[:, None], losses.shape[1])
 
 
 def sigmoid_focal_loss(output, target, where=None):
     missing = jnp.abs(target - jax.nn.sigmoid(output))  # 1 - p of the true class
     balance = 0.75 - 0.5 * target
     losses = balance * missing**2 * _binary_cross_entropy(output, target)
-    return jnp.mean(losses) if where is None else jnp.mean(losses, where=where[:, None])
+    if where is None:
+        return jnp.mean(losses)
+    return _masked_mean(losses, where[:, None], losses.shape[1])
 
 
 def softmax_focal_loss(output, target):

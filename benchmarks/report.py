@@ -125,15 +125,14 @@ def _digits(number: float) -> str:
 
 
 def _short_size(result: dict) -> str:
-    """Format a size so that its line can break: ``2 x 512 x 1024``, ``8 million``."""
     half = "" if result["dtype"] == "float32" else f" {result['dtype']}"
     return " x ".join(_count(n) for n in result["size"]) + half
 
 
 def _count(number: int) -> str:
-    for unit, name in ((10**6, "M"), (10**3, "k")):
-        if number >= unit and number % (unit // 10) == 0:
-            return f"{number / unit:g}{name}"
+    for unit, name in ((10**6, " M"), (10**3, " k")):
+        if number >= 2 * unit and number % unit == 0:
+            return f"{number // unit}{name}"
     return str(number)
 
 
@@ -155,14 +154,14 @@ def compiled_table(measured: Measured) -> str:
     heads, lines = ["loss", "size"], []
     for target, unit in units.items():
         name = dict(h100="H100", v5e="v5e")[target]
-        heads += [f"{name}: kernels", unit, "of the best alternative"]
+        heads += [f"{name}: kernels", unit, "best other"]
     for name, first in next(iter(rows.values())).items():
         cells = [name, _short_size(first)]
         for target, unit in units.items():
             cells += _compiled_cells(rows[target].get(name), unit)
         lines.append(cells)
-    versions = "; ".join(f"{t}: jax {measured[t]['about']['jax']}" for t in units)
-    return f"{markdown(heads, lines)}\n\nCompiled with {versions}."
+    versions = " and ".join(dict.fromkeys(measured[t]["about"]["jax"] for t in units))
+    return f"{markdown(heads, lines)}\n\nCompiled with jax {versions}."
 
 
 def _compiled_cells(result: dict | None, unit: str) -> list[str]:

@@ -87,8 +87,9 @@ def multiply_rotations(pred, target_bin, target_res):
     return pred * jnp.repeat(target_bin * target_res, 3, axis=1)
 
 
-def double_valid(output, target, class_axis=-1):
-    return jnp.where(jnp.expand_dims(target == 255, class_axis), 0, output * 2)
+def double_valid(output, target, where=None, *, class_axis=-1):
+    valid = target != 255 if where is None else where & (target != 255)
+    return jnp.where(jnp.expand_dims(valid, class_axis), output * 2, 0)
 
 
 def positive_costs(cost, positive):
@@ -128,6 +129,10 @@ def images(count, height, width, classes):
     return inputs.normal(count, height, width, classes), labels
 
 
+def masked_images(*size):
+    return *images(*size), inputs.mask(0.7, *size[:-1])
+
+
 def images_classes_first(count, classes, height, width):
     labels = inputs.labels(classes, count, height, width, ignored=0.1)
     return inputs.normal(count, classes, height, width), labels
@@ -155,8 +160,7 @@ def similarities(*shape, positive):
 
 
 def costs(*shape):
-    cost = inputs.uniform(0, 5, *shape)
-    return cost, Input(shape, lambda rng, shape: rng.random(shape) < 0.02, np.bool_)
+    return inputs.uniform(0, 5, *shape), inputs.mask(0.02, *shape)
 
 
 def _classes_first(sizes):
@@ -178,19 +182,21 @@ def iou_row(mode: str, masked: bool) -> Row:
     )
 
 
-def segmentation_row(sizes: tuple, class_axis: int) -> Row:
+def segmentation_row(sizes: tuple, class_axis: int, masked: bool = False) -> Row:
     first = class_axis == 1
     classes = sizes[0][-1]
     return Row(
-        name=f"segmentation {'NCHW' if first else 'NHWC'}, {classes} classes",
+        name=f"segmentation {'NCHW' if first else 'NHWC'}, {classes} classes{', masked' * masked}",
         family=CLASSES,
         function="seg_cross_entropy_loss",
         sizes=_classes_first(sizes) if first else sizes,
-        inputs=images_classes_first if first else images,
+        inputs=images_classes_first if first else masked_images if masked else images,
         ours=partial(ours.seg_cross_entropy_loss, class_axis=class_axis),
         plain=partial(plain.seg_cross_entropy_loss, class_axis=class_axis),
-        optax=partial(optax_losses.seg_cross_entropy_loss, class_axis=class_axis),
-        reference=reference.seg_cross_entropy_loss,
+        optax=None
+        if masked
+        else partial(optax_losses.seg_cross_entropy_loss, class_axis=class_axis),
+        reference=None if masked else reference.seg_cross_entropy_loss,
         inputs_for_reference=None if first else inputs.classes_first,
         one_pass=partial(double_valid, class_axis=class_axis),
     )
@@ -317,6 +323,7 @@ ROWS = [
         plain=plain.ciou_loss,
     ),
     segmentation_row(IMAGES, class_axis=-1),
+    segmentation_row(IMAGES, class_axis=-1, masked=True),
     segmentation_row(IMAGES, class_axis=1),
     segmentation_row(IMAGES_150, class_axis=-1),
     segmentation_row(IMAGES_150, class_axis=1),
@@ -340,6 +347,16 @@ ROWS = [
         ours=ours.binary_cross_entropy,
         plain=plain.binary_cross_entropy,
         optax=optax_losses.binary_cross_entropy,
+    ),
+    Row(
+        name="binary cross-entropy, masked",
+        family=CLASSES,
+        function="binary_cross_entropy",
+        sizes=ANCHORS,
+        inputs=masked_logits_and_flags,
+        ours=ours.binary_cross_entropy,
+        plain=plain.binary_cross_entropy,
+        one_pass=subtract_valid,
     ),
     Row(
         name="sigmoid focal",

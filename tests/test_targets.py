@@ -35,6 +35,7 @@ LIMITS = {
     "IoU log, masked": (7, 2.4, 12.0),
     "IoU square": (6, 2.4, 7.3),
     "segmentation NHWC, 19 classes": (8, 2.4, 4.4),
+    "segmentation NHWC, 19 classes, masked": (8, 2.4, 4.4),
     "segmentation NCHW, 19 classes": (7, 1.9, 2.3),
     "segmentation NHWC, 150 classes": (8, 2.2, 4.4),
     "segmentation NCHW, 150 classes": (8, 2.2, 4.4),
