@@ -131,7 +131,7 @@ def _short_size(result: dict) -> str:
 
 def _count(number: int) -> str:
     for unit, name in ((10**6, " M"), (10**3, " k")):
-        if number >= 2 * unit and number % unit == 0:
+        if number % unit == 0 and number != 1000:
             return f"{number // unit}{name}"
     return str(number)
 
@@ -142,7 +142,7 @@ def allocators(content: dict) -> str:
     system, keeps = times["system"], times["tcmalloc"]
     return (
         "Here a smooth L1 step over 20 million elements (80 MB per array) takes "
-        f"{system['step']:.0f} ms with the allocator of the C library and {keeps['step']:.0f} ms "
+        f"{system['step']:.0f} ms with\nthe allocator of the C library and {keeps['step']:.0f} ms "
         f"with tcmalloc. A single pass takes {system['copy']:.0f} ms and {keeps['copy']:.0f} ms."
     )
 

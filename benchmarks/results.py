@@ -86,5 +86,5 @@ def _line(result: dict) -> str:
 
 
 def _in_columns(cells) -> str:
-    widths = (31, 22, 11, 8, 9, 9, 9, 8, 12, 0)
+    widths = (39, 22, 11, 8, 9, 9, 9, 8, 12, 0)
     return "".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))

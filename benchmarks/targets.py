@@ -117,7 +117,7 @@ def _line(result: dict, target: str) -> str:
 
 def _in_columns(cells) -> str:
     return "".join(
-        f"{cell:<{31 if i == 0 else 18 if i == 1 else 14}}" for i, cell in enumerate(cells)
+        f"{cell:<{39 if i == 0 else 18 if i == 1 else 14}}" for i, cell in enumerate(cells)
     )
 
 
