@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument("--json", type=Path, help="write the results to this file")
-    parser.add_argument("--seconds", type=float, default=1.2, help="time per row and size")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time per row and size")
     parser.add_argument(
         "--system-allocator", action="store_true", help="do not start again with tcmalloc"
     )
