@@ -1,74 +1,108 @@
-"""Random inputs for the benchmarks.
+"""Inputs for the benchmarks: their shapes, and how to draw their values.
 
-Each function takes the shape of the first input and returns the inputs of a loss, as NumPy arrays.
+A row describes its inputs once. ``run.py`` draws the values; ``targets.py`` compiles for the
+shapes alone.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
 import numpy as np
 
-_RNG = np.random.default_rng(0)
+Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
-def normal(*shape):
-    return [_normal(shape)]
+@dataclass(frozen=True)
+class Input:
+    """One array: its shape, its dtype, and a function that draws its values."""
+
+    shape: tuple[int, ...]
+    draw: Draw
+    dtype: type = np.float32
+
+    def values(self, rng: np.random.Generator) -> np.ndarray:
+        return np.asarray(self.draw(rng, self.shape), self.dtype)
+
+    def spec(self, float_dtype=np.float32, sharding=None) -> jax.ShapeDtypeStruct:
+        """Return shape and dtype; floats in ``float_dtype``. Scalars are not sharded."""
+        dtype = float_dtype if self.dtype is np.float32 else self.dtype
+        sharding = sharding if self.shape else None
+        return jax.ShapeDtypeStruct(self.shape, dtype, sharding=sharding)
 
 
-def normal_pair(*shape):
-    return [_normal(shape), _normal(shape)]
+def normal(*shape: int) -> Input:
+    return Input(shape, _normal)
 
 
-def box_pair(count, _coordinates):
-    return [_boxes(count), _boxes(count)]
+def uniform(low: float, high: float, *shape: int) -> Input:
+    return Input(shape, lambda rng, shape: rng.uniform(low, high, shape))
 
 
-def padded_box_pair(count, _coordinates):
-    """Images of 100 boxes each, of which the last 10 to 50 are padding, and the mask."""
-    valid_per_image = np.repeat(_RNG.integers(50, 91, count // 100), 100)
-    where = np.arange(count) % 100 < valid_per_image
-    return [_boxes(count), _boxes(count), where]
+def flags(share: float, *shape: int) -> Input:
+    """Floats of which the given share is 1 and the rest 0."""
+    return Input(shape, lambda rng, shape: rng.random(shape, np.float32) < share)
 
 
-def rotations(count, channels):
-    """Predictions for two angle bins, the active bins, and the residual angles."""
-    pred = _RNG.normal(size=(count, channels))
-    target_bin = _RNG.random((count, 2)) < 0.6
-    target_res = _RNG.uniform(-np.pi, np.pi, (count, 2))
-    return [x.astype(np.float32) for x in (pred, target_bin, target_res)]
+def mask(share: float, *shape: int) -> Input:
+    return Input(shape, lambda rng, shape: rng.random(shape) < share, np.bool_)
 
 
-def images(count, height, width, classes):
-    """Logits with the classes last, and labels of which 10 % are ignored."""
-    logits = _normal((count, height, width, classes))
-    labels = _RNG.integers(0, classes, (count, height, width))
-    labels[_RNG.random(labels.shape) < 0.1] = 255
-    return [logits, labels.astype(np.int32)]
+def boxes(count: int) -> Input:
+    return Input((count, 4), _boxes)
 
 
-def images_classes_first(count, classes, height, width):
-    return classes_first(images(count, height, width, classes))
+def padding(count: int) -> Input:
+    """The mask of images with 100 boxes each, of which the last 10 to 50 are padding."""
+    return Input((count,), _padding, np.bool_)
 
 
-def classes_first(arrays):
-    """The same images with the classes on axis 1, the only layout of the PyTorch reference."""
+def labels(classes: int, *shape: int, ignored: float = 0.0, ignore_index: int = 255) -> Input:
+    draw = partial(_labels, classes=classes, ignored=ignored, ignore_index=ignore_index)
+    return Input(shape, draw, np.int32)
+
+
+def heatmap(*shape: int) -> Input:
+    """Values from 0 to 1, of which 0.1 % are peaks of exactly 1."""
+    return Input(shape, _heatmap)
+
+
+def integer(value: int) -> Input:
+    return Input((), lambda rng, shape: value, np.int32)
+
+
+def near_identity(*shape: int) -> Input:
+    return Input(shape, lambda rng, shape: np.eye(shape[-1]) + 0.1 * _normal(rng, shape))
+
+
+def classes_first(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Move the classes to axis 1, the only layout of the PyTorch reference."""
     logits, labels = arrays
     return [np.ascontiguousarray(np.moveaxis(logits, -1, 1)), labels]
 
 
-def similarities(rows, columns, *, positive):
-    """Similarities, and targets of which the share ``positive`` is 1 and the rest 0."""
-    pred = _RNG.uniform(-0.2, 1, (rows, columns)).astype(np.float32)
-    target = (_RNG.random((rows, columns)) < positive).astype(np.float32)
-    return [pred, target]
+def _normal(rng, shape):
+    return rng.standard_normal(shape, np.float32)
 
 
-def near_identity(*shape):
-    return [np.eye(shape[-1], dtype=np.float32) + 0.1 * _normal(shape)]
+def _boxes(rng, shape):
+    corner = rng.uniform(0, 40, (shape[0], 2))
+    return np.concatenate([corner, corner + rng.uniform(20, 80, (shape[0], 2))], axis=1)
 
 
-def _normal(shape):
-    return _RNG.normal(size=shape).astype(np.float32)
+def _padding(rng, shape):
+    (count,) = shape
+    valid_per_image = np.repeat(rng.integers(50, 91, -(-count // 100)), 100)[:count]
+    return np.arange(count) % 100 < valid_per_image
 
 
-def _boxes(count):
-    corner = _RNG.uniform(0, 40, (count, 2))
-    sides = _RNG.uniform(20, 80, (count, 2))
-    return np.concatenate([corner, corner + sides], axis=1).astype(np.float32)
+def _labels(rng, shape, classes, ignored, ignore_index):
+    labels = rng.integers(0, classes, shape)
+    labels[rng.random(shape) < ignored] = ignore_index
+    return labels
+
+
+def _heatmap(rng, shape):
+    values = rng.random(shape, np.float32) ** 4
+    return np.where(values > 0.996, 1, values)

@@ -11,7 +11,9 @@ import jax
 # A sample repeats a call until this many seconds have passed, so that reading the clock costs
 # nothing in comparison.
 SAMPLE_SECONDS = 0.004
-MAX_ROUNDS, MIN_ROUNDS = 25, 3
+# Calls of at least this many seconds need no warm-up.
+LONG = 0.3
+MAX_ROUNDS, MIN_ROUNDS = 30, 3
 
 
 def compile_call(function: Callable, arrays: Sequence[jax.Array]) -> tuple[Callable, dict]:
@@ -32,7 +34,7 @@ def time_in_turns(calls: dict[str, Callable], seconds: float) -> dict[str, list[
     All calls take part in every round, so whatever else the machine does slows all of them.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
-    repeats = {name: max(1, int(SAMPLE_SECONDS / _estimate(call))) for name, call in calls.items()}
+    estimates = {name: _estimate(call) for name, call in calls.items()}
     end = time.perf_counter() + seconds
     for i in range(MAX_ROUNDS):
         if i >= MIN_ROUNDS and time.perf_counter() > end:
@@ -40,16 +42,17 @@ def time_in_turns(calls: dict[str, Callable], seconds: float) -> dict[str, list[
         # A library's threads may still spin after its call and slow the next one. In a random
         # order this is not always the same one.
         for name in random.sample(list(calls), len(calls)):
-            # One untimed call: the caches still hold the data of another call.
-            _seconds_per_call(calls[name], 1)
-            times[name].append(_seconds_per_call(calls[name], repeats[name]))
+            if estimates[name] < LONG:  # the caches still hold the data of another call
+                _seconds_per_call(calls[name], 1)
+            repeats = max(1, int(SAMPLE_SECONDS / estimates[name]))
+            times[name].append(_seconds_per_call(calls[name], repeats))
     return times
 
 
 def _estimate(call: Callable) -> float:
-    """Estimate the seconds per call, after a warm-up unless a single call takes over a second."""
+    """Estimate the seconds per call, after a warm-up unless it takes long."""
     first = _seconds_per_call(call, 1)
-    return first if first > 1 else min(_seconds_per_call(call, 1) for _ in range(2))
+    return first if first > LONG else min(_seconds_per_call(call, 1) for _ in range(2))
 
 
 def _seconds_per_call(call: Callable, repeats: int) -> float:
@@ -59,6 +62,7 @@ def _seconds_per_call(call: Callable, repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def quartiles(times: list[float]) -> dict[str, float]:
+def summary(times: list[float]) -> dict[str, float]:
+    """The fastest sample, which other load disturbs least, and the spread of all samples."""
     low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-    return dict(median=median, low=low, high=high)
+    return dict(best=min(times), low=low, median=median, high=high, samples=len(times))

@@ -12,28 +12,60 @@ def l2_loss(pred, target):
     return vjl.l2_loss(pred, target, mean_loss)
 
 
-def smooth_l1_loss(pred, target):
-    return vjl.smooth_l1_loss(pred, target, mean_loss)
-
-
-def masked_smooth_l1_loss(pred, target, where):
+def smooth_l1_loss(pred, target, where=None):
     return vjl.smooth_l1_loss(pred, target, mean_loss, where=where)
 
 
-def iou_loss(pred, target, mode):
-    return vjl.iou_loss(pred, target, mean_loss, mode)
-
-
-def masked_iou_loss(pred, target, where, mode):
-    return vjl.iou_loss(pred, target, mean_loss, mode, where=where)
+def hard_mean_l1_loss(pred, target):
+    return vjl.l1_loss(pred, target, vjl.HardMeanLoss(fraction=0.25))
 
 
 def rotation_loss(pred, target_bin, target_res):
     return vjl.rotation_loss(pred, target_bin, target_res, 2, mean_loss)
 
 
-def seg_cross_entropy_loss(output, target, class_axis):
-    return vjl.seg_cross_entropy_loss(output, target, class_axis=class_axis)
+def iou_loss(pred, target, where=None, *, mode):
+    return vjl.iou_loss(pred, target, mean_loss, mode, where=where)
+
+
+def giou_loss(pred, target, where=None):
+    return vjl.giou_loss(pred, target, mean_loss, where=where)
+
+
+def diou_loss(pred, target):
+    return vjl.diou_loss(pred, target, mean_loss)
+
+
+def ciou_loss(pred, target):
+    return vjl.ciou_loss(pred, target, mean_loss)
+
+
+def seg_cross_entropy_loss(output, target, where=None, *, class_axis):
+    return vjl.seg_cross_entropy_loss(output, target, class_axis=class_axis, where=where)
+
+
+def cross_entropy(output, target):
+    return vjl.cross_entropy(output, target, ignore_index=None, reducer=mean_loss)
+
+
+def binary_cross_entropy(output, target, where=None):
+    return vjl.binary_cross_entropy(output, target, mean_loss, where=where)
+
+
+def sigmoid_focal_loss(output, target, where=None):
+    return vjl.sigmoid_focal_loss(output, target, mean_loss, where=where)
+
+
+def softmax_focal_loss(output, target):
+    return vjl.softmax_focal_loss(output, target, mean_loss)
+
+
+def heatmap_focal_loss(output, target):
+    return vjl.heatmap_focal_loss(output, target, mean_loss)
+
+
+def dice_loss(output, target):
+    return vjl.dice_loss(output, target, mean_loss)
 
 
 def multi_pos_cross_entropy(pred, target):
@@ -44,9 +76,13 @@ def embedding_distance_loss(pred, target):
     return vjl.embedding_distance_loss(pred, target)
 
 
-def orthogonal_transform_regularization_loss(transform):
-    return vjl.orthogonal_transform_regularization_loss([transform])
-
-
 def top_k_mask(values, k):
     return vjl.top_k_mask(values, k)
+
+
+def hard_negative_mask(cost, positive):
+    return vjl.hard_negative_mask(cost, positive)
+
+
+def orthogonal_transform_regularization_loss(transform):
+    return vjl.orthogonal_transform_regularization_loss([transform])

@@ -64,21 +64,16 @@ def l2_loss(pred, target):
     return common.l2_loss(pred, target, mean_loss)
 
 
-def smooth_l1_loss(pred, target):
+def smooth_l1_loss(pred, target, where=None):
+    if where is not None:  # the reference has no masks: select the valid boxes first
+        pred, target = pred[where], target[where]
     return common.smooth_l1_loss(pred, target, mean_loss)
 
 
-def masked_smooth_l1_loss(pred, target, where):
-    # The reference has no masks: select the valid boxes first.
-    return common.smooth_l1_loss(pred[where], target[where], mean_loss)
-
-
-def iou_loss(pred, target, mode):
+def iou_loss(pred, target, where=None, *, mode):
+    if where is not None:
+        pred, target = pred[where], target[where]
     return iou.iou_loss(pred, target, mean_loss, mode)
-
-
-def masked_iou_loss(pred, target, where, mode):
-    return iou.iou_loss(pred[where], target[where], mean_loss, mode)
 
 
 def rotation_loss(pred, target_bin, target_res):

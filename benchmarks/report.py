@@ -1,143 +1,273 @@
-"""Makes the table and the plot from the results of ``run.py --json``.
+"""Writes the tables and the plot of the documentation from the measurements in a folder.
 
-python benchmarks/report.py RESULTS.json [--plot docs/performance.png] [--write PAGE.md ...]
+    python benchmarks/report.py FOLDER
 
-Prints the table in Markdown. ``--write`` also inserts it between the two marks of each page.
+The folder holds what ``run.py --json cpu.json`` and ``targets.py --json`` wrote: ``h100.json``,
+``v5e.json``, and ``chips.json`` of ``--chips 8``. What is missing stays as it is in the pages.
 """
 
 import argparse
 import json
 from pathlib import Path
-from textwrap import wrap
 
-START, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-OTHERS = ("literal", "optax", "reference")
+import results
+import targets
+
+DOCS = Path(__file__).parent.parent / "docs"
+NAMES = dict(plain="plain JAX", optax="optax", reference="PyTorch")
+COLORS = dict(ours="#0072B2", best="#E69F00", limit="#444444")  # of the Okabe-Ito palette
+
+Measured = dict[str, dict]
 
 
-def milliseconds(result: dict) -> str:
-    median, low, high = (1e3 * result[key] for key in ("median", "low", "high"))
-    return f"{median:.3g} [{low:.3g}, {high:.3g}]"
+def load(folder: Path) -> Measured:
+    """Read the measurements of each target that has any."""
+    files = {name: folder / f"{name}.json" for name in ("cpu", "h100", "v5e", "chips")}
+    return {name: json.loads(path.read_text()) for name, path in files.items() if path.exists()}
 
 
-def ratio(columns: dict, name: str) -> str:
-    if name not in columns:
+def insert(page: Path, block: str, text: str) -> None:
+    """Replace what is between the marks of a block."""
+    start, end = f"<!-- {block}: begin -->", f"<!-- {block}: end -->"
+    before, _, rest = page.read_text().partition(start)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{page.name} has no marks for {block}")
+    page.write_text(f"{before}{start}\n\n{text}\n\n{end}{after}")
+
+
+def markdown(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def by_row(measured: list[dict]) -> dict[str, list[dict]]:
+    rows: dict[str, list[dict]] = {}
+    for result in measured:
+        rows.setdefault(result["row"], []).append(result)
+    return rows
+
+
+def summary(measured: Measured) -> str:
+    """Say where another implementation is faster; first of all."""
+    parts = []
+    if "cpu" in measured:
+        slower = [r for r in measured["cpu"]["results"] if results.is_slower(r)]
+        slower.sort(key=lambda r: results.best_alternative(r)[1])
+        parts.append(_list("**CPU**, in time:", [_slower(r) for r in slower]))
+    for target, name, unit in (("h100", "H100", "bytes"), ("v5e", "TPU v5e", "cycles")):
+        if target in measured:
+            costly = [r for r in measured[target]["results"] if targets.is_costlier(r, unit)]
+            costly.sort(key=lambda r: targets.of_ours(r, unit))
+            lines = [f"{r['row']}: {targets.of_ours(r, unit):.2f}" for r in costly]
+            parts.append(_list(f"**{name}**, in {unit} of the compiled program:", lines))
+    return "\n\n".join(parts)
+
+
+def _list(head: str, lines: list[str]) -> str:
+    return "\n".join([f"{head}\n", *(f"- {line}" for line in lines or ["no loss"])])
+
+
+def _slower(result: dict) -> str:
+    other, ratio = results.best_alternative(result)
+    return f"{result['row']}, {results.size(result)}: {ratio:.2f} ({NAMES[other]})"
+
+
+def cpu_tables(content: dict) -> str:
+    """One table per family of losses."""
+    measured = content["results"]
+    growing = results.grows(measured, content["about"]["cache_bytes"])
+    families = dict.fromkeys(r["family"] for r in measured)
+    parts = []
+    for family in families:
+        rows = by_row([r for r in measured if r["family"] == family])
+        parts.append(f"### {family.capitalize()}\n\n{_cpu_table(rows, growing)}")
+    about = "; ".join(f"{k} {v}" for k, v in content["about"].items() if isinstance(v, str))
+    return "\n\n".join([*parts, f"Measured with {about}."])
+
+
+def _cpu_table(rows: dict[str, list[dict]], growing: dict[str, float]) -> str:
+    others = [o for o in results.OTHERS if any(o in r["results"] for m in rows.values() for r in m)]
+    short = ["torch" if other == "reference" else other for other in others]
+    heads = ["loss", "size", "ours, ms", "spread", *short, "passes", "ns", "temporary"]
+    lines = []
+    for name, sizes in rows.items():
+        for result in sizes:
+            last = result is sizes[-1]
+            growth = f" **(x {growing[name]:.1f})**" if last and name in growing else ""
+            lines.append(
+                [
+                    name,
+                    _short_size(result),
+                    _digits(1e3 * result["results"]["ours"]["best"]),
+                    f"{100 * results.spread(result):.0f} %",
+                    *(_ratio(result, other) for other in others),
+                    _digits(results.passes(result)),
+                    _digits(results.nanoseconds_per_element(result)) + growth,
+                    f"{results.temporaries(result):.2f}",
+                ]
+            )
+    return markdown(heads, lines)
+
+
+def _ratio(result: dict, other: str) -> str:
+    ratio = results.ratio(result, other)
+    if ratio is None:
         return ""
-    speedup = columns[name]["of_ours"]["median"]
-    return f"**{speedup:.2g}**" if speedup < 1 else f"{speedup:.3g}"
+    return f"**{_digits(ratio)}**" if ratio * results.NOISE < 1 else _digits(ratio)
 
 
-def required(result: dict) -> str:
-    """Format the required speed-up over the reference, and whether it was reached."""
-    if result["required_speedup"] is None or "reference" not in result["results"]:
-        return ""
-    speedup = result["results"]["reference"]["of_ours"]["median"]
-    reached = speedup >= result["required_speedup"]
-    return f"{result['required_speedup']:g} {'reached' if reached else '**not reached**'}"
+def _digits(number: float) -> str:
+    """Format with two or three digits, without an exponent."""
+    return (
+        f"{number:,.0f}" if number >= 100 else f"{number:.3g}" if number >= 1 else f"{number:.2g}"
+    )
 
 
-def growth(result: dict, before: dict | None) -> str:
-    """Format how time and elements grew from the size before, e.g. ``9 for 10``."""
-    if before is None or before["row"] != result["row"] or before["dtype"] != result["dtype"]:
-        return ""
-    time, time_before = (r["results"]["ours"]["median"] for r in (result, before))
-    return f"{time / time_before:.2g} for {result['elements'] / before['elements']:.2g}"
+def _short_size(result: dict) -> str:
+    half = "" if result["dtype"] == "float32" else f" {result['dtype']}"
+    return " x ".join(_count(n) for n in result["size"]) + half
 
 
-def table(results: list[dict]) -> str:
-    heads = ["loss", "size", "ours, ms [quartiles]", *OTHERS, "required"]
-    heads += ["copies", "GB/s", "temporary / inputs", "compile, s", "growth"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    previous: dict[str, dict] = {}
-    for result in results:
-        columns, ours = result["results"], result["results"]["ours"]
-        half = "" if result["dtype"] == "float32" else f" {result['dtype']}"
-        cells = [
-            result["row"],
-            " x ".join(f"{n:,}" for n in result["size"]) + half,
-            milliseconds(ours),
-            *(ratio(columns, name) for name in OTHERS),
-            required(result),
-            f"{1 / columns['copy']['of_ours']['median']:.3g}",
-            f"{result['bytes'] / ours['median'] / 1e9:.3g}",
-            f"{ours['temp_bytes'] / result['input_bytes']:.2g}",
-            f"{ours['compile_seconds']:.2f}",
-            growth(result, previous.get(result["dtype"])),
+def _count(number: int) -> str:
+    for unit, name in ((10**6, " M"), (10**3, " k")):
+        if number % unit == 0 and number != 1000:
+            return f"{number // unit}{name}"
+    return str(number)
+
+
+def allocators(content: dict) -> str:
+    """Say what the allocator does to a large step on this CPU."""
+    times = content["about"]["allocators"]
+    system, keeps = times["system"], times["tcmalloc"]
+    return (
+        "Here a smooth L1 step over 20 million elements (80 MB per array) takes "
+        f"{system['step']:.0f} ms with\nthe allocator of the C library and {keeps['step']:.0f} ms "
+        f"with tcmalloc. A single pass takes {system['copy']:.0f} ms and {keeps['copy']:.0f} ms."
+    )
+
+
+def compiled_table(measured: Measured) -> str:
+    """One line per loss with what the compilers for an H100 and a TPU v5e make of it."""
+    units = {t: unit for t, unit in (("h100", "bytes"), ("v5e", "cycles")) if t in measured}
+    rows = {t: {r["row"]: r for r in measured[t]["results"]} for t in units}
+    heads, lines = ["loss", "size"], []
+    for target, unit in units.items():
+        name = dict(h100="H100", v5e="v5e")[target]
+        heads += [f"{name}: kernels", unit, "best other"]
+    for name, first in next(iter(rows.values())).items():
+        cells = [name, _short_size(first)]
+        for target, unit in units.items():
+            cells += _compiled_cells(rows[target].get(name), unit)
+        lines.append(cells)
+    versions = " and ".join(dict.fromkeys(measured[t]["about"]["jax"] for t in units))
+    return f"{markdown(heads, lines)}\n\nCompiled with jax {versions}."
+
+
+def _compiled_cells(result: dict | None, unit: str) -> list[str]:
+    if result is None:
+        return ["", "", ""]
+    best, ours = targets.best_alternative(result, unit), result["results"]["ours"]
+    other = _digits(targets.multiple(result, best, unit)) if best else "sorts"
+    mine = _digits(targets.multiple(result, "ours", unit))
+    unknown = " (unknown loop)" if None in ours["loops"] else ""
+    return [
+        f"{ours['kernels']}{unknown}",
+        f"**{mine}**" if targets.is_costlier(result, unit) else mine,
+        other,
+    ]
+
+
+def messages_table(content: dict) -> str:
+    """What 8 chips send each other for each loss."""
+    lines = []
+    for result in content["results"]:
+        ours = result["ours"]
+        size = " x ".join(f"{n:,}" for n in result["size"])
+        shard = f"{ours['input_bytes'] / 2**20:,.1f} MiB"
+        messages = f"{'about ' * (None in ours['loops'])}{ours['messages']}"
+        cells = [result["row"], size, shard, messages, f"{ours['largest']:,}", f"{ours['sent']:,}"]
+        lines.append(cells)
+    heads = ["loss", "size", "inputs per chip", "all-reduces", "largest, bytes", "all, bytes"]
+    return f"{markdown(heads, lines)}\n\nCompiled with jax {content['about']['jax']}."
+
+
+def bars(measured: Measured) -> dict[str, list[tuple[str, float, float | None]]]:
+    """Return per target: row, our cost and that of the best alternative, in passes."""
+    panels: dict[str, list] = {}
+    if "cpu" in measured:
+        rows = by_row([r for r in measured["cpu"]["results"] if r["dtype"] == "float32"])
+        panels["time on this CPU"] = [
+            (name, results.passes(r), results.passes(r) * results.best_alternative(r)[1])
+            for name, (*_, r) in rows.items()
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-        previous[result["dtype"]] = result
-    return "\n".join(lines)
+    for target, title in (("h100", "bytes on an H100"), ("v5e", "cycles on a TPU v5e")):
+        if target in measured:
+            unit = targets.MEASURE[target]
+            panels[title] = [
+                (
+                    r["row"],
+                    targets.multiple(r, "ours", unit),
+                    best and targets.multiple(r, best, unit),
+                )
+                for r in measured[target]["results"]
+                for best in [targets.best_alternative(r, unit)]
+            ]
+    return panels
 
 
-def plot(results: list[dict], path: Path) -> None:
+def plot(measured: Measured, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import NullFormatter
 
-    # Colours of the Okabe-Ito palette, which colour-blind readers can tell apart. Markers and line
-    # styles differ as well.
-    styles = dict(
-        ours=dict(color="#0072B2", marker="o", linestyle="-", label="ours"),
-        reference=dict(color="#D55E00", marker="s", linestyle="--", label="PyTorch reference"),
-        copy=dict(color="#999999", marker="", linestyle=":", label="one copy"),
-    )
-    results = [r for r in results if r["dtype"] == "float32"]
-    names = list(dict.fromkeys(r["row"] for r in results))
-    columns = 4
+    panels = bars(measured)
+    names = list(dict.fromkeys(name for panel in panels.values() for name, *_ in panel))
+    position = {name: i for i, name in enumerate(names)}
     figure, axes = plt.subplots(
-        -(-len(names) // columns), columns, figsize=(13, 11), layout="constrained", squeeze=False
+        *(1, len(panels)),
+        figsize=(13, 1.2 + 0.36 * len(names)),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
     )
-    for axis, name in zip(axes.flat, names, strict=False):
-        rows = [r for r in results if r["row"] == name]
-        sizes = [r["elements"] for r in rows]
-        for implementation, style in styles.items():
-            measured = [r["results"].get(implementation) for r in rows]
-            if None in measured:
-                continue
-            low, median, high = (
-                [1e3 * times[key] for times in measured] for key in ("low", "median", "high")
-            )
-            axis.loglog(sizes, median, **style)
-            axis.fill_between(sizes, low, high, color=style["color"], alpha=0.2, linewidth=0)
-        axis.set_title("\n".join(wrap(name, 41)), fontsize=9)
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.yaxis.set_minor_formatter(NullFormatter())
-        axis.set_xticks(sizes, [_short(n) for n in sizes])
-        axis.grid(which="major", color="#dddddd", linewidth=0.6)
-    for axis in axes.flat[len(names) :]:
-        axis.set_visible(False)
-    figure.supxlabel("elements of the first input")
-    figure.supylabel("time of value and gradient, ms (top_k_mask: time of the mask)")
-    handles, labels = axes.flat[0].get_legend_handles_labels()
+    for axis, (title, panel) in zip(axes.flat, panels.items(), strict=True):
+        for offset, column, label, color in (
+            (-0.19, 1, "ours", COLORS["ours"]),
+            (0.19, 2, "best alternative", COLORS["best"]),
+        ):
+            drawn = [(position[row[0]] + offset, row[column]) for row in panel if row[column]]
+            axis.barh(*zip(*drawn, strict=True), height=0.36, color=color, label=label)
+        axis.axvline(1, color=COLORS["limit"], linestyle="--", label="one pass over the data")
+        axis.set(xscale="log", xlim=(0.5, None), title=title, xlabel="multiples of one pass")
+        axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        axis.grid(axis="x", color="#dddddd", linewidth=0.6)
+        axis.set_axisbelow(True)
+    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].invert_yaxis()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
 
 
-def _short(count: int) -> str:
-    for unit, name in ((1_000_000, " M"), (1_000, " k")):
-        if count >= unit:
-            return f"{count / unit:.3g}{name}"
-    return str(count)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--plot", type=Path)
-    parser.add_argument("--write", type=Path, nargs="*", default=[])
-    options = parser.parse_args()
-
-    measured = json.loads(options.results.read_text())
-    about = "; ".join(f"{name} {value}" for name, value in measured["about"].items())
-    text = f"{table(measured['results'])}\n\nMeasured with {about}."
-    print(text)
-    for page in options.write:
-        before, _, rest = page.read_text().partition(START)
-        _, _, after = rest.partition(END)
-        page.write_text(f"{before}{START}\n\n{text}\n\n{END}{after}")
-    if options.plot:
-        plot(measured["results"], options.plot)
+    parser.add_argument("folder", type=Path)
+    measured = load(parser.parse_args().folder)
+    page = DOCS / "performance.md"
+    compiled = {t: content for t, content in measured.items() if t in ("h100", "v5e")}
+    if "cpu" in measured:
+        insert(page, "cpu", cpu_tables(measured["cpu"]))
+        if measured["cpu"]["about"].get("allocators"):
+            insert(page, "allocators", allocators(measured["cpu"]))
+    if compiled:
+        insert(page, "compiled", compiled_table(compiled))
+    if compiled or "cpu" in measured:
+        insert(page, "slower", summary(measured))
+        plot(measured, DOCS / "performance.png")
+    if "chips" in measured:
+        insert(DOCS / "many_devices.md", "sent", messages_table(measured["chips"]))
 
 
 if __name__ == "__main__":

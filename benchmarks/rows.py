@@ -1,4 +1,7 @@
-"""The rows of the table: each loss at three sizes, with the implementations that are compared."""
+"""The rows of the tables: each loss at three sizes, and the code that it is compared with.
+
+To add a loss, write it in ``ours.py`` and in ``plain.py``, and add a row.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,11 +10,18 @@ from functools import partial
 import inputs
 import jax
 import jax.numpy as jnp
-import literal
 import numpy as np
 import optax_losses
 import ours
+import plain
 import reference
+from inputs import Input
+
+import vis4d_jax_loss as vjl
+
+REGRESSION, BOXES = "regression", "boxes"
+CLASSES = "segmentation and classification"
+PAIRS, TRANSFORMS = "pairs and mining", "transforms"
 
 
 @dataclass(frozen=True)
@@ -19,38 +29,50 @@ class Row:
     """A loss at several sizes, and its implementations.
 
     Every implementation is a function of the inputs. It returns a scalar, whose gradient with
-    respect to the first input is measured too, unless ``gradient`` is False.
+    respect to the first input is part of the measurement, unless ``gradient`` is False.
     """
 
     name: str
-    #: Shapes of the first input.
+    #: The table in which the row is shown.
+    family: str
+    #: The function of the library.
+    function: str
+    #: Shapes of the first input, from small to one that does not fit in a cache.
     sizes: tuple[tuple[int, ...], ...]
-    #: Creates the inputs for one of the sizes.
-    inputs: Callable[..., list[np.ndarray]]
+    #: Maps a size to the inputs.
+    inputs: Callable[..., tuple[Input, ...]]
     ours: Callable
-    literal: Callable
+    plain: Callable
     optax: Callable | None = None
     reference: Callable | None = None
     #: Converts the inputs for the reference, where it needs another layout.
     inputs_for_reference: Callable | None = None
+    #: The most elements of the first input that the reference has enough memory for.
+    reference_up_to: float = np.inf
     #: A single pass that reads every input and writes an array of the gradient's size.
-    copy: Callable = jnp.subtract
-    #: For each size: our loss must be at least this many times as fast as the reference.
-    required_speedup: tuple[float | None, ...] = (None, None, None)
-    #: Our loss should take at most as long as this many copies, where memory limits its speed.
-    max_copies: float | None = None
+    one_pass: Callable = jnp.subtract
     gradient: bool = True
+    #: The size that ``targets.py`` compiles, if the TPU compiler takes minutes for the largest.
+    compiled_size: tuple[int, ...] | None = None
 
 
-def implementations(row: Row) -> dict[str, Callable]:
-    """Return the implementations in JAX, by the name of their column."""
-    columns = {"ours": row.ours, "literal": row.literal, "optax": row.optax}
-    return {name: loss for name, loss in columns.items() if loss is not None}
+def implementations(row: Row, dtype=np.float32) -> dict[str, Callable]:
+    """Return what a training step computes, value and gradient, by the name of the implementation.
+
+    Like our losses, the others compute half precision in float32.
+    """
+    others = {"plain": row.plain, "optax": row.optax}
+    losses = {name: _in_float32(f, dtype) for name, f in others.items() if f is not None}
+    losses = {"ours": row.ours} | losses
+    if row.gradient:
+        losses = {name: jax.value_and_grad(loss) for name, loss in losses.items()}
+    return losses
 
 
-def step(row: Row, loss: Callable) -> Callable:
-    """Return what a training step computes: value and gradient, or only the value."""
-    return jax.value_and_grad(loss) if row.gradient else loss
+def _in_float32(loss: Callable, dtype) -> Callable:
+    if dtype == np.float32:
+        return loss
+    return lambda *arrays: loss(*(x.astype(np.float32) if x.dtype == dtype else x for x in arrays))
 
 
 def double(array):
@@ -58,164 +80,398 @@ def double(array):
 
 
 def subtract_valid(pred, target, where):
-    return jnp.where(where[:, None], pred - target, 0)
+    return jnp.where(jnp.expand_dims(where, tuple(range(1, pred.ndim))), pred - target, 0)
 
 
 def multiply_rotations(pred, target_bin, target_res):
     return pred * jnp.repeat(target_bin * target_res, 3, axis=1)
 
 
-def double_valid(output, target, class_axis):
-    return jnp.where(jnp.expand_dims(target == 255, class_axis), 0, output * 2)
+def double_valid(output, target, where=None, *, class_axis=-1):
+    valid = target != 255 if where is None else where & (target != 255)
+    return jnp.where(jnp.expand_dims(valid, class_axis), output * 2, 0)
+
+
+def positive_costs(cost, positive):
+    return positive & (cost > 0)
 
 
 VECTORS = ((80_000,), (800_000,), (8_000_000,))
-BOXES = ((10_000, 4), (100_000, 4), (1_000_000, 4))
-PAIRS = ((128, 256), (256, 512), (512, 1024))
+BOX_COUNTS = ((10_000, 4), (200_000, 4), (4_000_000, 4))
+COMPILED_BOXES = (2_000_000, 4)
+ANCHORS = ((1_000, 80), (10_000, 80), (200_000, 80))
+MATRICES = ((128, 256), (1024, 1024), (4096, 4096))
+IMAGES = ((2, 128, 256, 19), (2, 256, 512, 19), (2, 512, 1024, 19))
+IMAGES_150 = ((2, 64, 64, 150), (2, 128, 128, 150), (2, 256, 256, 150))
+
+
+def pair_of_vectors(count):
+    return inputs.normal(count), inputs.normal(count)
+
+
+def pair_of_boxes(count, _):
+    return inputs.boxes(count), inputs.boxes(count)
+
+
+def masked_pair_of_boxes(count, _):
+    return inputs.boxes(count), inputs.boxes(count), inputs.padding(count)
+
+
+def rotations(count, channels):
+    """Predictions for two angle bins, the active bins, and the residual angles."""
+    active, residual = inputs.flags(0.6, count, 2), inputs.uniform(-np.pi, np.pi, count, 2)
+    return inputs.normal(count, channels), active, residual
+
+
+def images(count, height, width, classes):
+    """Logits and labels, of which 10 % are ignored."""
+    labels = inputs.labels(classes, count, height, width, ignored=0.1)
+    return inputs.normal(count, height, width, classes), labels
+
+
+def masked_images(*size):
+    return *images(*size), inputs.mask(0.7, *size[:-1])
+
+
+def images_classes_first(count, classes, height, width):
+    labels = inputs.labels(classes, count, height, width, ignored=0.1)
+    return inputs.normal(count, classes, height, width), labels
+
+
+def logits_and_labels(count, classes):
+    return inputs.normal(count, classes), inputs.labels(classes, count)
+
+
+def logits_and_flags(*shape):
+    return inputs.normal(*shape), inputs.flags(0.02, *shape)
+
+
+def masked_logits_and_flags(count, classes):
+    return *logits_and_flags(count, classes), inputs.padding(count)
+
+
+def logits_and_heatmap(*shape):
+    return inputs.normal(*shape), inputs.heatmap(*shape)
+
+
+def similarities(*shape, positive):
+    """Similarities, and targets of which the share ``positive`` is 1 and the rest 0."""
+    return inputs.uniform(-0.2, 1, *shape), inputs.flags(positive, *shape)
+
+
+def costs(*shape):
+    return inputs.uniform(0, 5, *shape), inputs.mask(0.02, *shape)
+
+
+def _classes_first(sizes):
+    return tuple((size[0], size[-1], *size[1:-1]) for size in sizes)
+
+
+def iou_row(mode: str, masked: bool) -> Row:
+    return Row(
+        name=f"IoU {mode}{', masked' * masked}",
+        family=BOXES,
+        function="iou_loss",
+        sizes=BOX_COUNTS,
+        compiled_size=COMPILED_BOXES,
+        inputs=masked_pair_of_boxes if masked else pair_of_boxes,
+        ours=partial(ours.iou_loss, mode=mode),
+        plain=partial(plain.iou_loss, mode=mode),
+        reference=partial(reference.iou_loss, mode=mode),
+        one_pass=subtract_valid if masked else jnp.subtract,
+    )
+
+
+def segmentation_row(sizes: tuple, class_axis: int, masked: bool = False) -> Row:
+    first = class_axis == 1
+    classes = sizes[0][-1]
+    return Row(
+        name=f"segmentation {'NCHW' if first else 'NHWC'}, {classes} classes{', masked' * masked}",
+        family=CLASSES,
+        function="seg_cross_entropy_loss",
+        sizes=_classes_first(sizes) if first else sizes,
+        inputs=images_classes_first if first else masked_images if masked else images,
+        ours=partial(ours.seg_cross_entropy_loss, class_axis=class_axis),
+        plain=partial(plain.seg_cross_entropy_loss, class_axis=class_axis),
+        optax=None
+        if masked
+        else partial(optax_losses.seg_cross_entropy_loss, class_axis=class_axis),
+        reference=None if masked else reference.seg_cross_entropy_loss,
+        inputs_for_reference=None if first else inputs.classes_first,
+        one_pass=partial(double_valid, class_axis=class_axis),
+    )
+
 
 ROWS = [
     Row(
-        name="l1_loss",
+        name="L1",
+        family=REGRESSION,
+        function="l1_loss",
         sizes=VECTORS,
-        inputs=inputs.normal_pair,
+        inputs=pair_of_vectors,
         ours=ours.l1_loss,
-        literal=literal.l1_loss,
+        plain=plain.l1_loss,
         reference=reference.l1_loss,
-        required_speedup=(None, None, 2.5),
-        max_copies=1.5,
     ),
     Row(
-        name="l2_loss",
+        name="L2",
+        family=REGRESSION,
+        function="l2_loss",
         sizes=VECTORS,
-        inputs=inputs.normal_pair,
+        inputs=pair_of_vectors,
         ours=ours.l2_loss,
-        literal=literal.l2_loss,
+        plain=plain.l2_loss,
         optax=optax_losses.l2_loss,
         reference=reference.l2_loss,
-        required_speedup=(None, None, 2.5),
-        max_copies=1.5,
     ),
     Row(
-        name="smooth_l1_loss",
+        name="smooth L1",
+        family=REGRESSION,
+        function="smooth_l1_loss",
         sizes=VECTORS,
-        inputs=inputs.normal_pair,
+        inputs=pair_of_vectors,
         ours=ours.smooth_l1_loss,
-        literal=literal.smooth_l1_loss,
+        plain=plain.smooth_l1_loss,
         optax=optax_losses.smooth_l1_loss,
         reference=reference.smooth_l1_loss,
-        required_speedup=(None, None, 4),
-        max_copies=1.5,
     ),
     Row(
-        name="smooth_l1_loss of boxes, 30% padding",
-        sizes=BOXES,
-        inputs=inputs.padded_box_pair,
-        ours=ours.masked_smooth_l1_loss,
-        literal=literal.masked_smooth_l1_loss,
-        reference=reference.masked_smooth_l1_loss,
-        copy=subtract_valid,
-        max_copies=1.5,
+        name="L1, HardMeanLoss of 25 %",
+        family=REGRESSION,
+        function="HardMeanLoss",
+        sizes=VECTORS,
+        inputs=pair_of_vectors,
+        ours=ours.hard_mean_l1_loss,
+        plain=plain.hard_mean_l1_loss,
     ),
     Row(
-        name="iou_loss log",
-        sizes=BOXES,
-        inputs=inputs.box_pair,
-        ours=partial(ours.iou_loss, mode="log"),
-        literal=partial(literal.iou_loss, mode="log"),
-        reference=partial(reference.iou_loss, mode="log"),
-        required_speedup=(None, None, 5),
-        max_copies=1.5,
-    ),
-    Row(
-        name="iou_loss square",
-        sizes=BOXES,
-        inputs=inputs.box_pair,
-        ours=partial(ours.iou_loss, mode="square"),
-        literal=partial(literal.iou_loss, mode="square"),
-        reference=partial(reference.iou_loss, mode="square"),
-        required_speedup=(None, None, 5),
-        max_copies=1.5,
-    ),
-    Row(
-        name="iou_loss log, 30% padding",
-        sizes=BOXES,
-        inputs=inputs.padded_box_pair,
-        ours=partial(ours.masked_iou_loss, mode="log"),
-        literal=partial(literal.masked_iou_loss, mode="log"),
-        reference=partial(reference.masked_iou_loss, mode="log"),
-        copy=subtract_valid,
-        max_copies=1.5,
-    ),
-    Row(
-        name="rotation_loss, 2 bins",
-        sizes=((2_000, 6), (20_000, 6), (200_000, 6)),
-        inputs=inputs.rotations,
+        name="rotation, 2 bins",
+        family=REGRESSION,
+        function="rotation_loss",
+        sizes=((2_000, 6), (50_000, 6), (2_000_000, 6)),
+        compiled_size=(1_000_000, 6),
+        inputs=rotations,
         ours=ours.rotation_loss,
-        literal=literal.rotation_loss,
+        plain=plain.rotation_loss,
         reference=reference.rotation_loss,
-        copy=multiply_rotations,
-        required_speedup=(None, None, 2.5),
-        max_copies=1.5,
+        one_pass=multiply_rotations,
     ),
     Row(
-        name="segmentation NHWC, 10% ignored",
-        sizes=((2, 128, 256, 19), (2, 256, 512, 19), (2, 512, 1024, 19)),
-        inputs=inputs.images,
-        ours=partial(ours.seg_cross_entropy_loss, class_axis=-1),
-        literal=partial(literal.seg_cross_entropy_loss, class_axis=-1),
-        optax=partial(optax_losses.seg_cross_entropy_loss, class_axis=-1),
-        reference=reference.seg_cross_entropy_loss,
-        inputs_for_reference=inputs.classes_first,
-        copy=partial(double_valid, class_axis=-1),
-        required_speedup=(None, None, 1.3),
+        name="smooth L1 of boxes",
+        family=BOXES,
+        function="smooth_l1_loss",
+        sizes=BOX_COUNTS,
+        inputs=pair_of_boxes,
+        ours=ours.smooth_l1_loss,
+        plain=plain.smooth_l1_loss,
+        optax=optax_losses.smooth_l1_loss,
+        reference=reference.smooth_l1_loss,
     ),
     Row(
-        name="segmentation NCHW, 10% ignored",
-        sizes=((2, 19, 128, 256), (2, 19, 256, 512), (2, 19, 512, 1024)),
-        inputs=inputs.images_classes_first,
-        ours=partial(ours.seg_cross_entropy_loss, class_axis=1),
-        literal=partial(literal.seg_cross_entropy_loss, class_axis=1),
-        optax=partial(optax_losses.seg_cross_entropy_loss, class_axis=1),
-        reference=reference.seg_cross_entropy_loss,
-        copy=partial(double_valid, class_axis=1),
-        required_speedup=(None, None, 1.0),
+        name="smooth L1 of boxes, masked",
+        family=BOXES,
+        function="smooth_l1_loss",
+        sizes=BOX_COUNTS,
+        inputs=masked_pair_of_boxes,
+        ours=ours.smooth_l1_loss,
+        plain=plain.smooth_l1_loss,
+        reference=reference.smooth_l1_loss,
+        one_pass=subtract_valid,
+    ),
+    iou_row("log", masked=False),
+    iou_row("log", masked=True),
+    iou_row("square", masked=False),
+    Row(
+        name="GIoU",
+        family=BOXES,
+        function="giou_loss",
+        sizes=BOX_COUNTS,
+        compiled_size=COMPILED_BOXES,
+        inputs=pair_of_boxes,
+        ours=ours.giou_loss,
+        plain=plain.giou_loss,
     ),
     Row(
-        name="multi_pos_cross_entropy",
-        sizes=((64, 128), (128, 256), (256, 512)),
-        inputs=partial(inputs.similarities, positive=0.02),
+        name="GIoU, masked",
+        family=BOXES,
+        function="giou_loss",
+        sizes=BOX_COUNTS,
+        compiled_size=COMPILED_BOXES,
+        inputs=masked_pair_of_boxes,
+        ours=ours.giou_loss,
+        plain=plain.giou_loss,
+        one_pass=subtract_valid,
+    ),
+    Row(
+        name="DIoU",
+        family=BOXES,
+        function="diou_loss",
+        sizes=BOX_COUNTS,
+        compiled_size=COMPILED_BOXES,
+        inputs=pair_of_boxes,
+        ours=ours.diou_loss,
+        plain=plain.diou_loss,
+    ),
+    Row(
+        name="CIoU",
+        family=BOXES,
+        function="ciou_loss",
+        sizes=BOX_COUNTS,
+        compiled_size=COMPILED_BOXES,
+        inputs=pair_of_boxes,
+        ours=ours.ciou_loss,
+        plain=plain.ciou_loss,
+    ),
+    segmentation_row(IMAGES, class_axis=-1),
+    segmentation_row(IMAGES, class_axis=-1, masked=True),
+    segmentation_row(IMAGES, class_axis=1),
+    segmentation_row(IMAGES_150, class_axis=-1),
+    segmentation_row(IMAGES_150, class_axis=1),
+    Row(
+        name="cross-entropy",
+        family=CLASSES,
+        function="cross_entropy",
+        sizes=((512, 1000), (4_096, 1000), (16_384, 1000)),
+        inputs=logits_and_labels,
+        ours=ours.cross_entropy,
+        plain=plain.cross_entropy,
+        optax=optax_losses.cross_entropy,
+        one_pass=double_valid,
+    ),
+    Row(
+        name="binary cross-entropy",
+        family=CLASSES,
+        function="binary_cross_entropy",
+        sizes=ANCHORS,
+        inputs=logits_and_flags,
+        ours=ours.binary_cross_entropy,
+        plain=plain.binary_cross_entropy,
+        optax=optax_losses.binary_cross_entropy,
+    ),
+    Row(
+        name="binary cross-entropy, masked",
+        family=CLASSES,
+        function="binary_cross_entropy",
+        sizes=ANCHORS,
+        inputs=masked_logits_and_flags,
+        ours=ours.binary_cross_entropy,
+        plain=plain.binary_cross_entropy,
+        one_pass=subtract_valid,
+    ),
+    Row(
+        name="sigmoid focal",
+        family=CLASSES,
+        function="sigmoid_focal_loss",
+        sizes=ANCHORS,
+        inputs=logits_and_flags,
+        ours=ours.sigmoid_focal_loss,
+        plain=plain.sigmoid_focal_loss,
+        optax=optax_losses.sigmoid_focal_loss,
+    ),
+    Row(
+        name="sigmoid focal, masked",
+        family=CLASSES,
+        function="sigmoid_focal_loss",
+        sizes=ANCHORS,
+        inputs=masked_logits_and_flags,
+        ours=ours.sigmoid_focal_loss,
+        plain=plain.sigmoid_focal_loss,
+        one_pass=subtract_valid,
+    ),
+    Row(
+        name="softmax focal",
+        family=CLASSES,
+        function="softmax_focal_loss",
+        sizes=IMAGES,
+        inputs=images,
+        ours=ours.softmax_focal_loss,
+        plain=plain.softmax_focal_loss,
+        one_pass=double_valid,
+    ),
+    Row(
+        name="heatmap focal",
+        family=CLASSES,
+        function="heatmap_focal_loss",
+        sizes=((1, 32, 32, 80), (1, 96, 96, 80), (8, 128, 128, 80)),
+        inputs=logits_and_heatmap,
+        ours=ours.heatmap_focal_loss,
+        plain=plain.heatmap_focal_loss,
+    ),
+    Row(
+        name="dice",
+        family=CLASSES,
+        function="dice_loss",
+        sizes=IMAGES,
+        inputs=images,
+        ours=ours.dice_loss,
+        plain=plain.dice_loss,
+        one_pass=double_valid,
+    ),
+    Row(
+        name="multi-positive cross-entropy",
+        family=PAIRS,
+        function="multi_pos_cross_entropy",
+        sizes=((128, 256), (512, 1024), (4096, 2048)),
+        inputs=partial(similarities, positive=0.02),
         ours=ours.multi_pos_cross_entropy,
-        literal=literal.multi_pos_cross_entropy,
+        plain=plain.multi_pos_cross_entropy,
         reference=reference.multi_pos_cross_entropy,
-        required_speedup=(None, 80, 800),
+        reference_up_to=128 * 256,  # it expands N x M to N x M x M
     ),
     Row(
-        name="embedding_distance_loss, mined, 5% positive",
-        sizes=PAIRS,
-        inputs=partial(inputs.similarities, positive=0.05),
+        name="embedding distance, mined",
+        family=PAIRS,
+        function="embedding_distance_loss",
+        sizes=((128, 256), (512, 1024), (2048, 2048)),
+        inputs=partial(similarities, positive=0.05),
         ours=ours.embedding_distance_loss,
-        literal=literal.embedding_distance_loss,
+        plain=plain.embedding_distance_loss,
         reference=reference.embedding_distance_loss,
-        required_speedup=(None, None, 4),
-    ),
-    Row(
-        name="orthogonal_transform_regularization_loss",
-        sizes=((32, 3, 3), (32, 64, 64), (512, 64, 64)),
-        inputs=inputs.near_identity,
-        ours=ours.orthogonal_transform_regularization_loss,
-        literal=literal.orthogonal_transform_regularization_loss,
-        reference=reference.orthogonal_transform_regularization_loss,
-        copy=double,
-        required_speedup=(1.0, 1.0, 1.0),
     ),
     Row(
         name="top_k_mask, k = 1500",
-        sizes=PAIRS,
-        inputs=inputs.normal,
+        family=PAIRS,
+        function="top_k_mask",
+        sizes=MATRICES,
+        inputs=lambda *shape: (inputs.normal(*shape),),
         ours=partial(ours.top_k_mask, k=1500),
-        literal=partial(literal.top_k_mask, k=1500),
-        copy=double,
-        max_copies=40,
+        plain=partial(plain.top_k_mask, k=1500),
+        one_pass=jnp.signbit,
         gradient=False,
     ),
+    Row(
+        name="top_k_mask, traced k",
+        family=PAIRS,
+        function="top_k_mask",
+        sizes=MATRICES,
+        inputs=lambda *shape: (inputs.normal(*shape), inputs.integer(1500)),
+        ours=ours.top_k_mask,
+        plain=plain.traced_top_k_mask,
+        one_pass=jnp.greater,
+        gradient=False,
+    ),
+    Row(
+        name="hard_negative_mask",
+        family=PAIRS,
+        function="hard_negative_mask",
+        sizes=((4, 8_732), (32, 8_732), (512, 16_384)),
+        inputs=costs,
+        ours=ours.hard_negative_mask,
+        plain=plain.hard_negative_mask,
+        one_pass=positive_costs,
+        gradient=False,
+    ),
+    Row(
+        name="orthogonal transform",
+        family=TRANSFORMS,
+        function="orthogonal_transform_regularization_loss",
+        sizes=((32, 3, 3), (512, 64, 64), (2048, 64, 64)),
+        inputs=lambda *shape: (inputs.near_identity(*shape),),
+        ours=ours.orthogonal_transform_regularization_loss,
+        plain=plain.orthogonal_transform_regularization_loss,
+        reference=reference.orthogonal_transform_regularization_loss,
+        one_pass=double,
+    ),
 ]
+#: The rows of the functions that this version of the library has.
+ROWS = [row for row in ROWS if hasattr(vjl, row.function)]

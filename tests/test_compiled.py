@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import every_loss, total
 from versions import needs_jax
 
 import vis4d_jax_loss as vjl
@@ -31,6 +32,45 @@ def temporaries(loss, *arrays):
 
 def size(*arrays):
     return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in arrays)
+
+
+def step(case):
+    """Value and gradient of a row of ``cases.py``."""
+    return jax.value_and_grad(lambda wrt, inputs: total(case(inputs | wrt)))
+
+
+def shapes(case, times=1):
+    """The inputs of a row, with ``times`` as many elements on the first axis."""
+
+    def shape(x):
+        dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+        return array(x.shape[0] * times, *x.shape[1:], dtype=dtype)
+
+    inputs = jax.tree.map(shape, case.inputs)
+    return {name: inputs[name] for name in case.wrt}, inputs
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@every_loss
+def test_every_loss_lowers_for_accelerators(case, platform):
+    lowered = jax.jit(step(case)).trace(*shapes(case)).lower(lowering_platforms=(platform,))
+    assert "func.func public @main" in lowered.as_text()
+
+
+# Losses that store more than their inputs, and how much more.
+LARGE = {
+    "multi_pos_cross_entropy": 1.5,  # 5 columns: its numbers per row weigh more than usual
+    "embedding_distance_loss": 1.1,
+    "orthogonal_transform_regularization_loss": 1.1,
+}
+
+
+@every_loss
+def test_value_and_gradient_store_less_than_the_inputs(case):
+    wrt, inputs = shapes(case, times=20_000)
+    memory = compiled(step(case), wrt, inputs).memory_analysis()
+    limit = LARGE.get(case.name, 1) * SLACK * size(*jax.tree.leaves(inputs))
+    assert memory.temp_size_in_bytes <= limit
 
 
 def program(function, *arrays):
