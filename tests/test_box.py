@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from vis4d_jax_loss import box
 from vis4d_jax_loss._numerics import enable_x64
 from vis4d_jax_loss.box import paired_iou
+
+
+@pytest.fixture(
+    params=[None, "_iou_gradient_by_corner", "_iou_gradient_by_coordinate"], autouse=True
+)
+def form(request, monkeypatch):
+    """Run every test with each form of the derivative; a platform uses only one of them."""
+    if request.param:
+        monkeypatch.setattr(box, "_iou_gradient", getattr(box, request.param))
+
 
 BOX = jnp.array([0.0, 0.0, 1.0, 1.0])
 NO_SHARED_AREA = {
