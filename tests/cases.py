@@ -155,6 +155,13 @@ CASES = [
         {"transforms": [normal(N, 3, 3), normal(N, 2, 4)]},
         ("transforms",),
     ),
+    Case(
+        "binary_cross_entropy",
+        vjl.BinaryCrossEntropyLoss(pos_weight=(0.5, 1.0, 2.0)),
+        {"output": normal(N, 3), "target": RNG.uniform(0, 1, (N, 3)).astype(np.float32)},
+        ("output", "target"),
+        {"pos_weight": (0.5, 1.0, 2.0)},
+    ),
 ]
 
 every_loss = pytest.mark.parametrize("case", CASES, ids=repr)

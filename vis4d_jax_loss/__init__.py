@@ -9,6 +9,10 @@ from vis4d_jax_loss.composition.paths import InputPath, data_key, pred_key
 from vis4d_jax_loss.composition.term import LossTerm
 from vis4d_jax_loss.composition.weights import Schedule, TermWeight
 from vis4d_jax_loss.losses._labels import IgnoreIndex
+from vis4d_jax_loss.losses.binary_cross_entropy import (
+    BinaryCrossEntropyLoss,
+    binary_cross_entropy,
+)
 from vis4d_jax_loss.losses.common import L1Loss, L2Loss, l1_loss, l2_loss
 from vis4d_jax_loss.losses.cross_entropy import CrossEntropyLoss, cross_entropy
 from vis4d_jax_loss.losses.embedding_distance import (
@@ -46,6 +50,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AxisName",
+    "BinaryCrossEntropyLoss",
     "CrossEntropyLoss",
     "EmbeddingDistanceLoss",
     "IgnoreIndex",
@@ -68,6 +73,7 @@ __all__ = [
     "SmoothL1Loss",
     "SumWeightedLoss",
     "TermWeight",
+    "binary_cross_entropy",
     "cross_entropy",
     "data_key",
     "embedding_distance_loss",

@@ -158,6 +158,10 @@ def is_integer(x: jax.Array) -> bool:
     return jnp.issubdtype(x.dtype, jnp.integer)
 
 
+def is_floating(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
 def clamp(x: jax.Array, low: float, high: float) -> jax.Array:
     """Limit x to [low, high], passing the whole gradient at the borders, as torch does.
 
@@ -165,6 +169,14 @@ def clamp(x: jax.Array, low: float, high: float) -> jax.Array:
     """
     inside = (x >= low) & (x <= high)
     return jnp.where(inside, x, lax.stop_gradient(jnp.clip(x, low, high)))
+
+
+def limit_to_finite(x: jax.Array) -> jax.Array:
+    """Limit x to [-1e30, 1e30]; NaN stays. Unlike the largest float, 1e30 may be added or weighted.
+
+    ``jnp.clip`` would do, but XLA on a CPU does not fuse it into a sum, and stores its result.
+    """
+    return -jnp.maximum(-jnp.maximum(x, -1e30), -1e30)
 
 
 @jax.custom_jvp
