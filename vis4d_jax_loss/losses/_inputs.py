@@ -50,7 +50,7 @@ def read_elements(
 def read_binary(
     function: str, output: ArrayLike, target: ArrayLike, where: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Logits and targets from 0 to 1 of one floating dtype, and a mask; padding is replaced by 0."""
+    """Logits, targets from 0 to 1 of the same shape and a mask; padding is replaced by 0."""
     output, target = as_array(output), as_array(target)
     check_numeric(function, output=output)
     check_label_dtype(function, target=target)
