@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from numbers import Real
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
