@@ -162,6 +162,27 @@ CASES = [
         ("output", "target"),
         {"pos_weight": (0.5, 1.0, 2.0)},
     ),
+    Case(
+        "sigmoid_focal_loss",
+        vjl.SigmoidFocalLoss(gamma=0.5),
+        {"output": normal(N, 3), "target": RNG.choice([0.0, 0.0, 0.3, 1.0], (N, 3)).astype("f")},
+        ("output",),
+        {"gamma": 0.5},
+    ),
+    Case(
+        "softmax_focal_loss",
+        vjl.SoftmaxFocalLoss(class_weights=(0.5, 1.0, 2.0)),
+        {"output": normal(N, 3), "target": np.array([0, 1, 2, 255, 1, 0])},
+        ("output",),
+        {"class_weights": (0.5, 1.0, 2.0)},
+    ),
+    Case(
+        "heatmap_focal_loss",
+        vjl.HeatmapFocalLoss(beta=1.5),
+        {"output": normal(N, 3), "target": RNG.choice([0.0, 0.5, 1.0], (N, 3)).astype("f")},
+        ("output",),
+        {"beta": 1.5},
+    ),
 ]
 
 every_loss = pytest.mark.parametrize("case", CASES, ids=repr)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vis4d_jax_loss._numerics import enable_x64
 from vis4d_jax_loss.losses._sigmoid_cross_entropy import sigmoid_cross_entropy, softplus
 
 
@@ -58,8 +59,15 @@ def test_softplus_is_the_cross_entropy_of_the_target_0(logit):
     assert jax.value_and_grad(softplus)(logit) == (loss, slope)
 
 
-def test_small_losses_keep_their_digits():
-    np.testing.assert_allclose(softplus(jnp.float32(-30)), np.exp(-30), rtol=1e-6)
+def test_losses_of_every_size_keep_their_digits():
+    x = np.linspace(-86, 86, 100_001, dtype=np.float32)
+    np.testing.assert_allclose(softplus(jnp.asarray(x)), np.logaddexp(0, x.astype(float)), 2.5e-7)
+
+
+def test_float64_is_exact():
+    with enable_x64(True):
+        x = np.linspace(-700, 700, 1001)
+        np.testing.assert_allclose(softplus(jnp.asarray(x)), np.logaddexp(0, x), rtol=1e-14)
 
 
 def test_nan_stays_nan():

@@ -171,14 +171,6 @@ def clamp(x: jax.Array, low: float, high: float) -> jax.Array:
     return jnp.where(inside, x, lax.stop_gradient(jnp.clip(x, low, high)))
 
 
-def limit_to_finite(x: jax.Array) -> jax.Array:
-    """Limit x to [-1e30, 1e30]; NaN stays. Unlike the largest float, 1e30 may be added or weighted.
-
-    ``jnp.clip`` would do, but XLA on a CPU does not fuse it into a sum, and stores its result.
-    """
-    return -jnp.maximum(-jnp.maximum(x, -1e30), -1e30)
-
-
 @jax.custom_jvp
 def safe_divide(numerator: ArrayLike, denominator: ArrayLike) -> jax.Array:
     """Divide; where the denominator is 0, the value and both gradients are 0."""

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from numbers import Real
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import describe, fail, shapes_of
-from vis4d_jax_loss._numerics import as_option
 from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import read_binary
-from vis4d_jax_loss.losses._sigmoid_cross_entropy import sigmoid_cross_entropy, softplus
+from vis4d_jax_loss.losses._sigmoid_cross_entropy import sigmoid_cross_entropy
 from vis4d_jax_loss.reducer import LossReducer, identity_loss
 
 
@@ -60,12 +60,8 @@ def binary_cross_entropy(
     name = "binary_cross_entropy"
     check_pos_weight(name, pos_weight)
     output, target, mask = read_binary(name, output, target, where)
-    loss = sigmoid_cross_entropy(output, target)
-    if pos_weight is not None:
-        # In this form, XLA on a CPU adds the losses up without storing them.
-        more = _read_pos_weight(name, pos_weight, loss) - 1
-        loss = loss + more * (target * softplus(-output))
-    return reduce_loss(reducer, loss, mask)
+    more = None if pos_weight is None else _read_pos_weight(name, pos_weight, output) - 1
+    return reduce_loss(reducer, sigmoid_cross_entropy(output, target, more), mask)
 
 
 def check_pos_weight(function: str, pos_weight: ArrayLike | Sequence[float] | None) -> None:
@@ -76,18 +72,16 @@ def check_pos_weight(function: str, pos_weight: ArrayLike | Sequence[float] | No
 
 
 def _read_pos_weight(
-    function: str, pos_weight: ArrayLike | Sequence[float], loss: jax.Array
-) -> float | jax.Array:
-    """The weight as a number, or as an array that broadcasts to the loss."""
-    weight = as_option(pos_weight, loss.dtype)  # type: ignore[arg-type]
-    if isinstance(weight, float):
-        return weight
-    if weight.ndim and weight.shape != loss.shape[-1:]:
+    function: str, pos_weight: ArrayLike | Sequence[float], output: jax.Array
+) -> jax.Array:
+    """The weight in the shape of the logits."""
+    weight = jnp.asarray(pos_weight, output.dtype)
+    if weight.ndim and weight.shape != output.shape[-1:]:
         rule = "pos_weight must be a number, or hold one weight per class"
-        got = shapes_of(pos_weight=weight, output=loss)
+        got = shapes_of(pos_weight=weight, output=output)
         fail(ValueError, function, rule, got, "The classes are on the last axis of output.")
     weight = _value_checks.expect_finite(function, "pos_weight", weight)
-    return weight.reshape([1] * (loss.ndim - weight.ndim) + list(weight.shape))
+    return jnp.broadcast_to(weight, output.shape)
 
 
 class BinaryCrossEntropyLoss(Loss):

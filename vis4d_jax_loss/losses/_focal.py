@@ -1,0 +1,134 @@
+"""Cross-entropy weighted by a power of the probability of a mistake: what focal losses share."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from vis4d_jax_loss._checks import check_number, describe, fail
+from vis4d_jax_loss._numerics import as_option
+from vis4d_jax_loss.losses._sigmoid_cross_entropy import sigmoid_cross_entropy, softplus
+
+_LARGEST_POWER = 8  # a larger exponent is not worth its multiplications
+
+
+def check_exponent(function: str, **options: ArrayLike) -> None:
+    """Check exponents; the sign of a traced one is not known."""
+    check_number(function, **options)
+    for name, value in options.items():
+        if not isinstance(value, Tracer) and not value >= 0:
+            got = describe(**{name: value})
+            fail(ValueError, function, f"{name} must not be negative", got)
+
+
+def power(x: jax.Array, exponent: ArrayLike) -> jax.Array:
+    """Raise numbers from 0 to 1 to a power; 0 to the power of 0 is 1.
+
+    It may be differentiated with respect to the exponent, but with respect to x only if that is a
+    whole number.
+    """
+    exponent = as_option(exponent, x.dtype)
+    whole = _whole(exponent)
+    if whole is not None:
+        return lax.integer_pow(x, whole)
+    return jnp.exp(exponent * jnp.log(jnp.maximum(x, jnp.finfo(x.dtype).tiny)))
+
+
+def _whole(exponent: float | jax.Array) -> int | None:
+    """An exponent that multiplications compute, which are faster than a power."""
+    is_whole = isinstance(exponent, float) and exponent in range(_LARGEST_POWER + 1)
+    return int(exponent) if is_whole else None
+
+
+def focal_of_logits(logits: jax.Array, target: jax.Array, gamma: ArrayLike) -> jax.Array:
+    """Binary cross-entropy times ``m ** gamma``, where m is the probability of a mistake.
+
+    For a target t, ``m = (1 - t) sigmoid(x) + t sigmoid(-x)``. The target is a constant. If it is
+    boolean, a power that is not a whole number needs one logarithm less.
+    """
+    gamma = as_option(gamma, logits.dtype)
+    if target.dtype == bool:
+        # The logit of a mistake, and the probability that the mistake is none.
+        wrong, rest = jnp.where(target, -logits, logits), None
+        loss, mistake = softplus(wrong), jax.nn.sigmoid(wrong)
+    else:
+        wrong, rest = jnp.where(target > 0.5, -logits, logits), jnp.minimum(target, 1 - target)
+        loss = sigmoid_cross_entropy(wrong, rest)
+        mistake = rest + (1 - 2 * rest) * jax.nn.sigmoid(wrong)
+    whole = _whole(gamma)
+    if whole is not None:
+        return lax.integer_pow(mistake, whole) * loss
+    # The derivative of a power with a smaller exponent would divide by the probability, which
+    # rounds to 0. That of its logarithm does not.
+    return jnp.exp(gamma * _log_mistake(wrong, rest)) * loss
+
+
+@jax.custom_jvp
+def _log_mistake(wrong: jax.Array, rest: jax.Array | None) -> jax.Array:
+    """The logarithm of ``rest + (1 - 2 rest) sigmoid(wrong)``."""
+    # For a rest of 0, this is exact even where the sigmoid rounds to 0.
+    hard = -softplus(-wrong)
+    if rest is None:
+        return hard
+    mistake = rest + (1 - 2 * rest) * jax.nn.sigmoid(wrong)
+    return jnp.where(rest == 0, hard, jnp.log(jnp.where(rest == 0, 1, mistake)))
+
+
+@_log_mistake.defjvp
+def _log_mistake_jvp(primals, tangents):
+    (wrong, rest), (change, _) = primals, tangents
+    slope = _share_of_wrong(wrong, rest) * jax.nn.sigmoid(-wrong)
+    return _log_mistake(wrong, rest), slope * change
+
+
+# The derivative is written out: JAX's own would divide by a square that rounds to 0.
+@jax.custom_jvp
+def _share_of_wrong(wrong: jax.Array, rest: jax.Array | None) -> jax.Array:
+    """How much of the probability of a mistake depends on the logit."""
+    if rest is None:
+        return jnp.ones_like(wrong)
+    part = (1 - 2 * rest) * jax.nn.sigmoid(wrong)
+    return jnp.where(rest == 0, 1, part / jnp.where(rest == 0, 1, rest + part))
+
+
+@_share_of_wrong.defjvp
+def _share_of_wrong_jvp(primals, tangents):
+    (wrong, rest), (change, _) = primals, tangents
+    share = _share_of_wrong(wrong, rest)
+    return share, share * (1 - share) * jax.nn.sigmoid(-wrong) * change
+
+
+def focal_of_cross_entropy(cost: jax.Array, gamma: ArrayLike) -> jax.Array:
+    """A cross-entropy times ``m ** gamma``, where ``m = 1 - exp(-cost)``."""
+    gamma = as_option(gamma, cost.dtype)
+    return _focal_of_cross_entropy(_whole(gamma), cost, jnp.asarray(gamma, cost.dtype))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _focal_of_cross_entropy(whole, cost, gamma):
+    exponent = gamma if whole is None else whole
+    return power(-jnp.expm1(-_limit(cost)), exponent) * cost
+
+
+@_focal_of_cross_entropy.defjvp
+def _focal_of_cross_entropy_jvp(whole, primals, tangents):
+    (cost, gamma), (d_cost, d_gamma) = primals, tangents
+    x = _limit(cost)
+    weight = power(-jnp.expm1(-x), gamma if whole is None else whole)
+    slope = weight * (1 + gamma * x / jnp.expm1(x))
+    of_gamma = weight * jnp.log(-jnp.expm1(-x)) * x
+    loss = _focal_of_cross_entropy(whole, cost, gamma)
+    return loss, slope * d_cost + of_gamma * d_gamma
+
+
+def _limit(cost: jax.Array) -> jax.Array:
+    """Limit a cross-entropy to numbers whose powers neither round to 0 nor overflow.
+
+    Below, the cross-entropy itself is rounding error. Above, the probability of a mistake is 1.
+    """
+    epsilon = float(jnp.finfo(cost.dtype).eps)
+    return jnp.clip(cost, epsilon, -1.25 * math.log(epsilon))
