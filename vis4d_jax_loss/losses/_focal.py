@@ -26,20 +26,14 @@ def check_exponent(function: str, **options: ArrayLike) -> None:
 
 
 def power(x: jax.Array, exponent: ArrayLike) -> jax.Array:
-    """Raise numbers from 0 to 1 to a power; 0 to the power of 0 is 1.
-
-    It may be differentiated with respect to the exponent, but with respect to x only if that is a
-    whole number.
-    """
+    """Raise positive numbers to a power: by multiplications if it is a small whole number."""
     exponent = as_option(exponent, x.dtype)
     whole = _whole(exponent)
-    if whole is not None:
-        return lax.integer_pow(x, whole)
-    return jnp.exp(exponent * jnp.log(jnp.maximum(x, jnp.finfo(x.dtype).tiny)))
+    return jnp.exp(exponent * jnp.log(x)) if whole is None else lax.integer_pow(x, whole)
 
 
 def _whole(exponent: float | jax.Array) -> int | None:
-    """An exponent that multiplications compute, which are faster than a power."""
+    """The exponent as an integer, if it is small and whole; otherwise None."""
     is_whole = isinstance(exponent, float) and exponent in range(_LARGEST_POWER + 1)
     return int(exponent) if is_whole else None
 
@@ -52,30 +46,67 @@ def focal_of_logits(logits: jax.Array, target: jax.Array, gamma: ArrayLike) -> j
     """
     gamma = as_option(gamma, logits.dtype)
     if target.dtype == bool:
-        # The logit of a mistake, and the probability that the mistake is none.
         wrong, rest = jnp.where(target, -logits, logits), None
-        loss, mistake = softplus(wrong), jax.nn.sigmoid(wrong)
     else:
         wrong, rest = jnp.where(target > 0.5, -logits, logits), jnp.minimum(target, 1 - target)
-        loss = sigmoid_cross_entropy(wrong, rest)
-        mistake = rest + (1 - 2 * rest) * jax.nn.sigmoid(wrong)
-    whole = _whole(gamma)
+    return _focal(_whole(gamma), wrong, rest, jnp.asarray(gamma, logits.dtype))
+
+
+# ``wrong`` is the logit of what the target is not. ``rest`` is the part of the target that agrees
+# with it, up to 1/2, or None for 0.
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _focal(whole, wrong, rest, gamma):
+    return _weight(whole, wrong, rest, gamma) * _cross_entropy(wrong, rest)
+
+
+# Written out, so that XLA stores less for the gradient.
+@_focal.defjvp
+def _focal_jvp(whole, primals, tangents):
+    (wrong, rest, gamma), (d_wrong, _, d_gamma) = primals, tangents
+    weight, cost = _weight(whole, wrong, rest, gamma), _cross_entropy(wrong, rest)
+    probs = jax.nn.sigmoid(wrong)
+    slope = weight * (probs if rest is None else probs - rest)
+    if whole is None:
+        share = gamma * _share_of_wrong(wrong, rest) * jax.nn.sigmoid(-wrong)
+        slope = slope + share * (weight * cost)
+    elif whole:
+        spread = probs * (1 - probs)
+        spread = spread if rest is None else (1 - 2 * rest) * spread
+        slope = slope + whole * spread * (_weight(whole - 1, wrong, rest, gamma) * cost)
+    change = slope * d_wrong
+    if whole is None:
+        change = change + _log_mistake(wrong, rest) * (weight * cost) * d_gamma
+    return _focal(whole, wrong, rest, gamma), change
+
+
+def _cross_entropy(wrong: jax.Array, rest: jax.Array | None) -> jax.Array:
+    return softplus(wrong) if rest is None else sigmoid_cross_entropy(wrong, rest)
+
+
+def _weight(
+    whole: int | None, wrong: jax.Array, rest: jax.Array | None, gamma: jax.Array
+) -> jax.Array:
+    """The probability of a mistake to the power of gamma."""
     if whole is not None:
-        return lax.integer_pow(mistake, whole) * loss
+        return lax.integer_pow(_mistake(wrong, rest), whole)
     # The derivative of a power with a smaller exponent would divide by the probability, which
     # rounds to 0. That of its logarithm does not.
-    return jnp.exp(gamma * _log_mistake(wrong, rest)) * loss
+    return jnp.exp(gamma * _log_mistake(wrong, rest))
+
+
+def _mistake(wrong: jax.Array, rest: jax.Array | None) -> jax.Array:
+    probs = jax.nn.sigmoid(wrong)
+    return probs if rest is None else rest + (1 - 2 * rest) * probs
 
 
 @jax.custom_jvp
 def _log_mistake(wrong: jax.Array, rest: jax.Array | None) -> jax.Array:
-    """The logarithm of ``rest + (1 - 2 rest) sigmoid(wrong)``."""
+    """The logarithm of the probability of a mistake."""
     # For a rest of 0, this is exact even where the sigmoid rounds to 0.
     hard = -softplus(-wrong)
     if rest is None:
         return hard
-    mistake = rest + (1 - 2 * rest) * jax.nn.sigmoid(wrong)
-    return jnp.where(rest == 0, hard, jnp.log(jnp.where(rest == 0, 1, mistake)))
+    return jnp.where(rest == 0, hard, jnp.log(jnp.where(rest == 0, 1, _mistake(wrong, rest))))
 
 
 @_log_mistake.defjvp

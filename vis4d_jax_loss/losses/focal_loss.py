@@ -142,8 +142,8 @@ def heatmap_focal_loss(
     output, target, mask = read_binary("heatmap_focal_loss", output, target, where)
     target = lax.stop_gradient(target)
     centre = target == 1
-    loss = focal_of_logits(output, centre, alpha)
-    return reduce_loss(reducer, jnp.where(centre, loss, power(1 - target, beta) * loss), mask)
+    weight = power(jnp.where(centre, 1, 1 - target), beta)
+    return reduce_loss(reducer, weight * focal_of_logits(output, centre, alpha), mask)
 
 
 class SigmoidFocalLoss(Loss):
