@@ -171,6 +171,15 @@ def clamp(x: jax.Array, low: float, high: float) -> jax.Array:
     return jnp.where(inside, x, lax.stop_gradient(jnp.clip(x, low, high)))
 
 
+def in_one_loop(loss: jax.Array, pred: jax.Array) -> jax.Array:
+    """Return the loss itself, in a form that XLA on a CPU computes in one loop.
+
+    XLA passes a sum and the arithmetic before it to a library, and stores what this arithmetic uses
+    twice. The library does not take a ``jnp.where``. A loss whose prediction is NaN is NaN anyway.
+    """
+    return jnp.where(jnp.isnan(pred), jnp.nan, loss)
+
+
 @jax.custom_jvp
 def safe_divide(numerator: ArrayLike, denominator: ArrayLike) -> jax.Array:
     """Divide; where the denominator is 0, the value and both gradients are 0."""

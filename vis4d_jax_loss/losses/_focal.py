@@ -45,26 +45,28 @@ def focal_of_logits(logits: jax.Array, target: jax.Array, gamma: ArrayLike) -> j
     boolean, a power that is not a whole number needs one logarithm less.
     """
     gamma = as_option(gamma, logits.dtype)
-    if target.dtype == bool:
-        wrong, rest = jnp.where(target, -logits, logits), None
-    else:
-        wrong, rest = jnp.where(target > 0.5, -logits, logits), jnp.minimum(target, 1 - target)
-    return _focal(_whole(gamma), wrong, rest, jnp.asarray(gamma, logits.dtype))
+    return _focal(_whole(gamma), logits, target, jnp.asarray(gamma, logits.dtype))
 
 
-# ``wrong`` is the logit of what the target is not. ``rest`` is the part of the target that agrees
-# with it, up to 1/2, or None for 0.
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _focal(whole, wrong, rest, gamma):
+def _focal(whole, logits, target, gamma):
+    present, rest = _read_target(target)
+    wrong = jnp.where(present, -logits, logits)
     return _weight(whole, wrong, rest, gamma) * _cross_entropy(wrong, rest)
 
 
-# Written out, so that XLA stores less for the gradient.
 @_focal.defjvp
 def _focal_jvp(whole, primals, tangents):
-    (wrong, rest, gamma), (d_wrong, _, d_gamma) = primals, tangents
-    weight, cost = _weight(whole, wrong, rest, gamma), _cross_entropy(wrong, rest)
+    (logits, target, gamma), (d_logits, _, d_gamma) = primals, tangents
+    present, rest = _read_target(target)
+    if whole is None:
+        wrong = jnp.where(present, -logits, logits)
+    else:
+        # The same number, written differently: XLA on a CPU would otherwise store what value and
+        # derivative share. A power that is not a whole number is worth storing.
+        wrong = -jnp.where(present, logits, -logits)
     probs = jax.nn.sigmoid(wrong)
+    weight, cost = _weight(whole, wrong, rest, gamma), _cross_entropy(wrong, rest)
     slope = weight * (probs if rest is None else probs - rest)
     if whole is None:
         share = gamma * _share_of_wrong(wrong, rest) * jax.nn.sigmoid(-wrong)
@@ -73,10 +75,20 @@ def _focal_jvp(whole, primals, tangents):
         spread = probs * (1 - probs)
         spread = spread if rest is None else (1 - 2 * rest) * spread
         slope = slope + whole * spread * (_weight(whole - 1, wrong, rest, gamma) * cost)
-    change = slope * d_wrong
+    change = jnp.where(present, -slope, slope) * d_logits
     if whole is None:
         change = change + _log_mistake(wrong, rest) * (weight * cost) * d_gamma
-    return _focal(whole, wrong, rest, gamma), change
+    return _focal(whole, logits, target, gamma), change
+
+
+def _read_target(target: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """Whether to call the target present, and the part of it that disagrees; None for 0.
+
+    The rest is at most 1/2. ``wrong`` is the logit of the opposite of what the target is called.
+    """
+    if target.dtype == bool:
+        return target, None
+    return target > 0.5, jnp.minimum(target, 1 - target)
 
 
 def _cross_entropy(wrong: jax.Array, rest: jax.Array | None) -> jax.Array:

@@ -7,7 +7,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss._checks import check_number, describe, fail
-from vis4d_jax_loss._numerics import as_option
+from vis4d_jax_loss._numerics import as_option, in_one_loop
 from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._focal import check_exponent, focal_of_logits, power
@@ -77,7 +77,7 @@ def sigmoid_focal_loss(
     if alpha is not None:
         weight = as_option(alpha, loss.dtype)
         loss *= weight * target + (1 - weight) * (1 - target)
-    return reduce_loss(reducer, loss, mask)
+    return reduce_loss(reducer, in_one_loop(loss, output), mask)
 
 
 def _check_alpha(function: str, alpha: ArrayLike | None) -> None:
@@ -143,7 +143,8 @@ def heatmap_focal_loss(
     target = lax.stop_gradient(target)
     centre = target == 1
     weight = power(jnp.where(centre, 1, 1 - target), beta)
-    return reduce_loss(reducer, weight * focal_of_logits(output, centre, alpha), mask)
+    loss = weight * focal_of_logits(output, centre, alpha)
+    return reduce_loss(reducer, in_one_loop(loss, output), mask)
 
 
 class SigmoidFocalLoss(Loss):
