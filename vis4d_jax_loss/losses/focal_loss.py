@@ -62,7 +62,7 @@ def sigmoid_focal_loss(
     Example:
         >>> logits = jnp.log(jnp.array([1.0, 3.0]))  # probabilities 1 / 2 and 3 / 4
         >>> loss = sigmoid_focal_loss(logits, jnp.array([1, 1]), alpha=None)
-        >>> print(loss / -jnp.log(jnp.array([0.5, 0.75])))  # the mistake, squared
+        >>> print((loss / -jnp.log(jnp.array([0.5, 0.75]))).round(4))  # the mistake, squared
         [0.25   0.0625]
 
     References:
