@@ -170,7 +170,7 @@ def softmax_focal_loss(figure: Figure) -> None:
 def heatmap_focal_loss(figure: Figure) -> None:
     logit = np.linspace(-6, 6, 401)
     value, slope = value_and_gradient(figure, "logit", "[nats]")
-    for target in (1.0, 0.8, 0.5, 0.0):
+    for target in (1.0, 0.5, 0.25, 0.0):
 
         def loss(z, target=target):
             return vjl.heatmap_focal_loss(z, target)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
-from jax.typing import ArrayLike
 
 from vis4d_jax_loss._checks import check_number, describe, fail
 from vis4d_jax_loss._numerics import as_option
@@ -16,7 +15,7 @@ from vis4d_jax_loss.losses._sigmoid_cross_entropy import sigmoid_cross_entropy, 
 _LARGEST_POWER = 8  # a larger exponent is not worth its multiplications
 
 
-def check_exponent(function: str, **options: ArrayLike) -> None:
+def check_exponent(function: str, **options: float | jax.Array) -> None:
     """Check exponents; the sign of a traced one is not known."""
     check_number(function, **options)
     for name, value in options.items():
@@ -25,7 +24,7 @@ def check_exponent(function: str, **options: ArrayLike) -> None:
             fail(ValueError, function, f"{name} must not be negative", got)
 
 
-def power(x: jax.Array, exponent: ArrayLike) -> jax.Array:
+def power(x: jax.Array, exponent: float | jax.Array) -> jax.Array:
     """Raise positive numbers to a power: by multiplications if it is a small whole number."""
     exponent = as_option(exponent, x.dtype)
     whole = _whole(exponent)
@@ -38,7 +37,7 @@ def _whole(exponent: float | jax.Array) -> int | None:
     return int(exponent) if is_whole else None
 
 
-def focal_of_logits(logits: jax.Array, target: jax.Array, gamma: ArrayLike) -> jax.Array:
+def focal_of_logits(logits: jax.Array, target: jax.Array, gamma: float | jax.Array) -> jax.Array:
     """Binary cross-entropy times ``m ** gamma``, where m is the probability of a mistake.
 
     For a target t, ``m = (1 - t) sigmoid(x) + t sigmoid(-x)``. The target is a constant. If it is
@@ -145,7 +144,7 @@ def _share_of_wrong_jvp(primals, tangents):
     return share, share * (1 - share) * jax.nn.sigmoid(-wrong) * change
 
 
-def focal_of_cross_entropy(cost: jax.Array, gamma: ArrayLike) -> jax.Array:
+def focal_of_cross_entropy(cost: jax.Array, gamma: float | jax.Array) -> jax.Array:
     """A cross-entropy times ``m ** gamma``, where ``m = 1 - exp(-cost)``."""
     gamma = as_option(gamma, cost.dtype)
     return _focal_of_cross_entropy(_whole(gamma), cost, jnp.asarray(gamma, cost.dtype))

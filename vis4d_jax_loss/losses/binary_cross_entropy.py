@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from numbers import Real
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,9 +65,9 @@ def binary_cross_entropy(
     return reduce_loss(reducer, sigmoid_cross_entropy(output, target, more), mask)
 
 
-def check_pos_weight(function: str, pos_weight: ArrayLike | Sequence[float] | None) -> None:
+def check_pos_weight(function: str, pos_weight: Any) -> None:
     """Check a weight that is a number; the sign of a traced one is not known."""
-    if isinstance(pos_weight, Real) and not pos_weight >= 0:
+    if isinstance(pos_weight, Real) and not float(pos_weight) >= 0:
         got = describe(pos_weight=pos_weight)
         fail(ValueError, function, "pos_weight must not be negative", got)
 

@@ -20,8 +20,8 @@ def sigmoid_focal_loss(
     output: ArrayLike,
     target: ArrayLike,
     reducer: LossReducer = identity_loss,
-    alpha: ArrayLike | None = 0.25,
-    gamma: ArrayLike = 2.0,
+    alpha: float | jax.Array | None = 0.25,
+    gamma: float | jax.Array = 2.0,
     *,
     where: ArrayLike | None = None,
 ) -> jax.Array:
@@ -80,7 +80,7 @@ def sigmoid_focal_loss(
     return reduce_loss(reducer, in_one_loop(loss, output), mask)
 
 
-def _check_alpha(function: str, alpha: ArrayLike | None) -> None:
+def _check_alpha(function: str, alpha: float | jax.Array | None) -> None:
     if alpha is None:
         return
     check_number(function, alpha=alpha)
@@ -94,8 +94,8 @@ def heatmap_focal_loss(
     output: ArrayLike,
     target: ArrayLike,
     reducer: LossReducer = identity_loss,
-    alpha: ArrayLike = 2.0,
-    beta: ArrayLike = 4.0,
+    alpha: float | jax.Array = 2.0,
+    beta: float | jax.Array = 4.0,
     *,
     where: ArrayLike | None = None,
 ) -> jax.Array:

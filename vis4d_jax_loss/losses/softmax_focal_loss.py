@@ -27,7 +27,7 @@ def softmax_focal_loss(
     output: ArrayLike,
     target: ArrayLike,
     reducer: LossReducer = identity_loss,
-    gamma: ArrayLike = 2.0,
+    gamma: float | jax.Array = 2.0,
     class_weights: ArrayLike | Sequence[float] | None = None,
     ignore_index: IgnoreIndex = 255,
     *,
