@@ -125,6 +125,61 @@ def cross_entropy(figure: Figure) -> None:
     value.legend()
 
 
+def binary_cross_entropy(figure: Figure) -> None:
+    logit = np.linspace(-6, 6, 401)
+    value, slope = value_and_gradient(figure, "logit", "[nats]")
+    for target in (1.0, 0.5, 0.0):
+
+        def loss(z, target=target):
+            return vjl.binary_cross_entropy(z, target)
+
+        curve(value, slope, logit, loss, f"target {target:g}")
+    value.set(title="The gradient is the probability − the target")
+    value.legend()
+
+
+def sigmoid_focal_loss(figure: Figure) -> None:
+    logit = np.linspace(-6, 6, 401)
+    value, slope = value_and_gradient(figure, "logit of a target 1", "[nats]")
+    for gamma in (0, 1, 2, 5):
+
+        def loss(z, gamma=gamma):
+            return vjl.sigmoid_focal_loss(z, 1.0, alpha=None, gamma=gamma)
+
+        curve(value, slope, logit, loss, f"gamma = {gamma}")
+    value.set(title="What is right already counts little")
+    value.legend()
+
+
+def softmax_focal_loss(figure: Figure) -> None:
+    margin = np.linspace(-6, 12, 401)
+    value, slope = value_and_gradient(
+        figure, "logit of the true class − logit of the nine others", "[nats]"
+    )
+    for gamma in (0, 1, 2, 5):
+
+        def loss(z, gamma=gamma):
+            logits = jnp.zeros(10).at[0].set(z)
+            return vjl.softmax_focal_loss(logits, jnp.array(0), gamma=gamma)
+
+        curve(value, slope, margin, loss, f"gamma = {gamma}")
+    value.set(title="A larger gamma stops earlier")
+    value.legend()
+
+
+def heatmap_focal_loss(figure: Figure) -> None:
+    logit = np.linspace(-6, 6, 401)
+    value, slope = value_and_gradient(figure, "logit", "[nats]")
+    for target in (1.0, 0.5, 0.25, 0.0):
+
+        def loss(z, target=target):
+            return vjl.heatmap_focal_loss(z, target)
+
+        curve(value, slope, logit, loss, f"target {target:g}")
+    value.set(title="Near a centre, a high probability costs less")
+    value.legend()
+
+
 def seg_cross_entropy_loss(figure: Figure) -> None:
     photo, labels = coins()
     margin = 20  # pixels of padding at the right and the bottom
@@ -261,6 +316,10 @@ PICTURES = [
     rotation_loss,
     iou_loss,
     cross_entropy,
+    binary_cross_entropy,
+    sigmoid_focal_loss,
+    softmax_focal_loss,
+    heatmap_focal_loss,
     seg_cross_entropy_loss,
     multi_level_seg_loss,
     multi_pos_cross_entropy,

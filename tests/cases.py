@@ -155,6 +155,34 @@ CASES = [
         {"transforms": [normal(N, 3, 3), normal(N, 2, 4)]},
         ("transforms",),
     ),
+    Case(
+        "binary_cross_entropy",
+        vjl.BinaryCrossEntropyLoss(pos_weight=(0.5, 1.0, 2.0)),
+        {"output": normal(N, 3), "target": RNG.uniform(0, 1, (N, 3)).astype(np.float32)},
+        ("output", "target"),
+        {"pos_weight": (0.5, 1.0, 2.0)},
+    ),
+    Case(
+        "sigmoid_focal_loss",
+        vjl.SigmoidFocalLoss(gamma=0.5),
+        {"output": normal(N, 3), "target": RNG.choice([0.0, 0.0, 0.3, 1.0], (N, 3)).astype("f")},
+        ("output",),
+        {"gamma": 0.5},
+    ),
+    Case(
+        "softmax_focal_loss",
+        vjl.SoftmaxFocalLoss(class_weights=(0.5, 1.0, 2.0)),
+        {"output": normal(N, 3), "target": np.array([0, 1, 2, 255, 1, 0])},
+        ("output",),
+        {"class_weights": (0.5, 1.0, 2.0)},
+    ),
+    Case(
+        "heatmap_focal_loss",
+        vjl.HeatmapFocalLoss(beta=1.5),
+        {"output": normal(N, 3), "target": RNG.choice([0.0, 0.5, 1.0], (N, 3)).astype("f")},
+        ("output",),
+        {"beta": 1.5},
+    ),
 ]
 
 every_loss = pytest.mark.parametrize("case", CASES, ids=repr)

@@ -101,6 +101,26 @@ def test_regression_stores_only_the_gradient(loss):
     assert passes(jax.value_and_grad(loss), *inputs) == ["fusion"]
 
 
+BINARY = [
+    vjl.BinaryCrossEntropyLoss(MEAN),
+    vjl.BinaryCrossEntropyLoss(MEAN, pos_weight=3.0),
+    vjl.SigmoidFocalLoss(MEAN),
+    vjl.HeatmapFocalLoss(MEAN),
+]
+
+
+@needs_jax("0.10", "before it, XLA fuses these losses in another way")
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, bool])
+@pytest.mark.parametrize("loss", BINARY)
+def test_losses_of_binary_targets_store_no_more_than_their_inputs_in_float32(loss, dtype):
+    kind = np.float32 if dtype is bool else dtype
+    inputs = array(*BOXES, dtype=kind), array(*BOXES, dtype=dtype)
+    limit = SLACK * 2 * size(array(*BOXES))
+    assert temporaries(loss, *inputs) <= limit
+    where = array(BOXES[0], dtype=bool)
+    assert temporaries(lambda p, t, where: loss(p, t, where=where), *inputs, where) <= limit
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16])
 @pytest.mark.parametrize("loss", [vjl.L1Loss(MEAN), vjl.L2Loss(MEAN), vjl.SmoothL1Loss(MEAN)])
 def test_regression_in_half_precision_stores_no_more_than_its_inputs(loss, dtype):

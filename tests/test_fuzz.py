@@ -95,6 +95,35 @@ def rotation(pred, target_bin, target_res, mean=False):
     return bce.sum(1) + residual.sum((1, 2)), gradients, sizes
 
 
+def binary(output, target):
+    losses = np.maximum(output, 0) - output * target + np.log1p(np.exp(-np.abs(output)))
+    gradients = {"output": sigmoid(output) - target, "target": -output}
+    return losses, gradients, {"output": 1}
+
+
+def focal(gamma):
+    """The sigmoid focal loss without weights."""
+
+    def oracle(output, target):
+        cost, _, _ = binary(output, target)
+        probs, inverse = sigmoid(output), sigmoid(-output)
+        mistake = (1 - target) * probs + target * inverse
+        # The derivative of the logarithm of the mistake; 1 - p for a mistake that rounds to 0.
+        spread = (1 - 2 * target) * probs * inverse
+        inner = np.where(mistake > 0, spread / np.where(mistake > 0, mistake, 1), 0)
+        slope = mistake**gamma * (probs - target + gamma * inner * cost)
+        return mistake**gamma * cost, {"output": slope}, {"output": 1 + gamma}
+
+    return oracle
+
+
+def heatmap(output, target):
+    peak = target == 1
+    losses, gradients, sizes = focal(2)(output, 1.0 * peak)
+    weight = np.where(peak, 1, (1 - target) ** 4)
+    return weight * losses, {"output": weight * gradients["output"]}, sizes
+
+
 def mean_of_rotation(**inputs):
     return rotation(**inputs, mean=True)
 
@@ -344,6 +373,10 @@ def mirrored(pred, target_bin, target_res):
     return dict(pred=pred * signs, target_bin=target_bin, target_res=-target_res)
 
 
+def opposite(output, target):
+    return dict(output=-output, target=1 - target)
+
+
 def exchanged(pred, target):
     """The positives of the opposite similarities are the negatives."""
     return dict(pred=-pred, target=np.where(target < 0, target, 1 - target).astype(np.int32))
@@ -387,6 +420,35 @@ LOSSES = [
         errors(ROWS, 16),
         smooth(2.0),
         (REGRESSION,),
+    ),
+    *(
+        Fuzz(
+            name,
+            call,
+            named(
+                st.tuples(
+                    array(numbers(), ROWS, 3),
+                    array(st.sampled_from([0.0, 1.0, 1.0, 0.5, 0.9]), ROWS, 3),
+                ),
+                "output",
+                "target",
+            ),
+            oracle,
+            symmetries,
+        )
+        for name, call, oracle, symmetries in [
+            ("binary_cross_entropy", vjl.binary_cross_entropy, binary, ((opposite, 1.0),)),
+            ("heatmap_focal_loss", vjl.heatmap_focal_loss, heatmap, ()),
+            *(
+                (
+                    f"sigmoid_focal_loss with gamma {gamma}",
+                    functools.partial(vjl.sigmoid_focal_loss, alpha=None, gamma=gamma),
+                    focal(gamma),
+                    ((opposite, 1.0),),
+                )
+                for gamma in (0.5, 2.0)
+            ),
+        ]
     ),
     Fuzz(
         "rotation_loss",
@@ -620,10 +682,11 @@ def test_symmetries(loss, change, factor, data):
 def test_huge_and_tiny_numbers_have_finite_gradients(loss, data):
     inputs, where = data.draw(loss.inputs), data.draw(MASKS)
     largest = 1e15 if loss.name != "l2_loss" else 1e18
+    shares = ("target_bin", "target" if "output" in inputs else None)  # from 0 to 1
     unit = data.draw(st.sampled_from([1e-30, 1e-15, 1e5, largest]))
     bounded = {
         name: np.clip(x * np.float32(unit), -largest, largest).astype(np.float32)
-        if x.dtype == np.float32 and name != "target_bin"
+        if x.dtype == np.float32 and name not in shares
         else x
         for name, x in inputs.items()
     }

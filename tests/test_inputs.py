@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 from error_text import raises
 
-from vis4d_jax_loss.losses._inputs import check_logits, read_boxes, read_elements, read_pairs
+from vis4d_jax_loss.losses._inputs import (
+    check_logits,
+    read_binary,
+    read_boxes,
+    read_elements,
+    read_pairs,
+)
 
 BROADCAST = "Losses never broadcast: (N,) against (N, 1) would silently average N * N pairs."
 WHERE = [True, False]
@@ -17,6 +23,16 @@ def test_padding_of_elements_becomes_0():
     np.testing.assert_array_equal(target, [2, 0])
     np.testing.assert_array_equal(mask, WHERE)
     assert pred.dtype == target.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("dtype", [bool, int, jnp.bfloat16])
+def test_padding_of_logits_and_binary_targets_becomes_0_in_float32(dtype):
+    logits, target = jnp.array([1.0, jnp.nan], jnp.float16), jnp.array([1, 1], dtype)
+    output, target, mask = read_binary("f", logits, target, WHERE)
+    for x in (output, target):
+        np.testing.assert_array_equal(x, [1, 0])
+        assert x.dtype == jnp.float32
+    np.testing.assert_array_equal(mask, WHERE)
 
 
 def test_padding_of_boxes_becomes_0_in_float32():

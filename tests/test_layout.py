@@ -13,6 +13,9 @@ FILES = {
 }
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
+# Private files of the losses that build on other private files.
+BUILT_ON_OTHERS = ["losses.__init__", "losses._focal", "losses._labelled"]
+
 # From the ground up. A file imports only from lower floors.
 FLOORS = [
     ["_numerics", "_checks", "_expect"],
@@ -21,7 +24,8 @@ FLOORS = [
     ["reducer"],
     ["_reduce_loss"],
     ["base", "box", "mining"],
-    [name for name in FILES if name.startswith("losses._") and name != "losses.__init__"],
+    [name for name in FILES if name.startswith("losses._") and name not in BUILT_ON_OTHERS],
+    ["losses._focal", "losses._labelled"],
     [name for name in FILES if name.startswith("losses.") and "._" not in name],
     ["composition.errors"],
     ["composition.paths"],

@@ -17,6 +17,7 @@ from vis4d_jax_loss._numerics import (
     even_in_difference,
     expand_mask,
     fill_masked,
+    in_one_loop,
     integer_difference,
     is_integer,
     safe_divide,
@@ -203,6 +204,12 @@ def test_clamp_passes_the_whole_gradient_at_its_borders():
     x = [-0.5, 0.0, 0.5, 1.0, 1.5]
     np.testing.assert_array_equal(clamp(jnp.asarray(x), 0.0, 1.0), [0, 0, 0.5, 1, 1])
     np.testing.assert_array_equal(gradients(lambda x: clamp(x, 0.0, 1.0), x), [0, 1, 1, 1, 0])
+
+
+def test_in_one_loop_changes_neither_value_nor_gradient():
+    pred = jnp.array([1.0, np.inf, np.nan])
+    np.testing.assert_array_equal(in_one_loop(2 * pred, pred), 2 * pred)
+    np.testing.assert_array_equal(gradients(lambda x: in_one_loop(2 * x, x), pred[:2]), [2, 2])
 
 
 def test_safe_divide_by_zero_has_zero_value_and_gradient():

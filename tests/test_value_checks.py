@@ -9,6 +9,7 @@ from jax.experimental import checkify
 
 from vis4d_jax_loss import (
     SumWeightedLoss,
+    binary_cross_entropy,
     cross_entropy,
     embedding_distance_loss,
     iou_loss,
@@ -33,6 +34,13 @@ REPORTS = {
         [1.0, 1.0],
         [INF, 0.0],
     ),
+    "binary_cross_entropy: output must be finite or -inf, got inf at (1). Bad values: 1 of 2.": (
+        binary_cross_entropy,
+        [-INF, INF],
+        [0.0, 1.0],
+    ),
+    "binary_cross_entropy: target must hold numbers from 0 to 1, got 255.0 at (1). "
+    "Bad values: 3 of 4.": (binary_cross_entropy, jnp.zeros(4), [1.0, 255.0, -0.1, NAN]),
     "cross_entropy: output must be finite or -inf, got inf at (0, 1). Bad values: 1 of 2.": (
         cross_entropy,
         [[0, INF]],
@@ -97,6 +105,7 @@ def test_classes_and_pairs_that_are_switched_off_are_not_reported():
     logits = jnp.array([[-INF, 1.0, 2.0]])
     assert report_of(value_step(cross_entropy), logits, jnp.array([1])) == ""
     assert report_of(value_step(multi_pos_cross_entropy), logits, jnp.array([[0, 1, 0]])) == ""
+    assert report_of(value_step(binary_cross_entropy), logits, jnp.array([[0, 1, 0]])) == ""
 
 
 def test_bins_residuals_and_weights_are_reported():

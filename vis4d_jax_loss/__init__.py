@@ -9,11 +9,21 @@ from vis4d_jax_loss.composition.paths import InputPath, data_key, pred_key
 from vis4d_jax_loss.composition.term import LossTerm
 from vis4d_jax_loss.composition.weights import Schedule, TermWeight
 from vis4d_jax_loss.losses._labels import IgnoreIndex
+from vis4d_jax_loss.losses.binary_cross_entropy import (
+    BinaryCrossEntropyLoss,
+    binary_cross_entropy,
+)
 from vis4d_jax_loss.losses.common import L1Loss, L2Loss, l1_loss, l2_loss
 from vis4d_jax_loss.losses.cross_entropy import CrossEntropyLoss, cross_entropy
 from vis4d_jax_loss.losses.embedding_distance import (
     EmbeddingDistanceLoss,
     embedding_distance_loss,
+)
+from vis4d_jax_loss.losses.focal_loss import (
+    HeatmapFocalLoss,
+    SigmoidFocalLoss,
+    heatmap_focal_loss,
+    sigmoid_focal_loss,
 )
 from vis4d_jax_loss.losses.iou_loss import IoULoss, IoUMode, iou_loss
 from vis4d_jax_loss.losses.multi_level_seg_loss import MultiLevelSegLoss, multi_level_seg_loss
@@ -31,6 +41,7 @@ from vis4d_jax_loss.losses.seg_cross_entropy_loss import (
     seg_cross_entropy_loss,
 )
 from vis4d_jax_loss.losses.smooth_l1_loss import SmoothL1Loss, smooth_l1_loss
+from vis4d_jax_loss.losses.softmax_focal_loss import SoftmaxFocalLoss, softmax_focal_loss
 from vis4d_jax_loss.mining import random_k_mask, top_k_mask
 from vis4d_jax_loss.reducer import (
     AxisName,
@@ -46,8 +57,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AxisName",
+    "BinaryCrossEntropyLoss",
     "CrossEntropyLoss",
     "EmbeddingDistanceLoss",
+    "HeatmapFocalLoss",
     "IgnoreIndex",
     "InputPath",
     "IoULoss",
@@ -65,12 +78,16 @@ __all__ = [
     "RotationLoss",
     "Schedule",
     "SegCrossEntropyLoss",
+    "SigmoidFocalLoss",
     "SmoothL1Loss",
+    "SoftmaxFocalLoss",
     "SumWeightedLoss",
     "TermWeight",
+    "binary_cross_entropy",
     "cross_entropy",
     "data_key",
     "embedding_distance_loss",
+    "heatmap_focal_loss",
     "identity_loss",
     "iou_loss",
     "l1_loss",
@@ -83,7 +100,9 @@ __all__ = [
     "random_k_mask",
     "rotation_loss",
     "seg_cross_entropy_loss",
+    "sigmoid_focal_loss",
     "smooth_l1_loss",
+    "softmax_focal_loss",
     "sum_loss",
     "top_k_mask",
 ]

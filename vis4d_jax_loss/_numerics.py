@@ -158,6 +158,10 @@ def is_integer(x: jax.Array) -> bool:
     return jnp.issubdtype(x.dtype, jnp.integer)
 
 
+def is_floating(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
 def clamp(x: jax.Array, low: float, high: float) -> jax.Array:
     """Limit x to [low, high], passing the whole gradient at the borders, as torch does.
 
@@ -165,6 +169,15 @@ def clamp(x: jax.Array, low: float, high: float) -> jax.Array:
     """
     inside = (x >= low) & (x <= high)
     return jnp.where(inside, x, lax.stop_gradient(jnp.clip(x, low, high)))
+
+
+def in_one_loop(loss: jax.Array, pred: jax.Array) -> jax.Array:
+    """Return the loss itself, in a form that XLA on a CPU computes in one loop.
+
+    XLA passes a sum and the arithmetic before it to a library, and stores what this arithmetic uses
+    twice. The library does not take a ``jnp.where``. A loss whose prediction is NaN is NaN anyway.
+    """
+    return jnp.where(jnp.isnan(pred), jnp.nan, loss)
 
 
 @jax.custom_jvp

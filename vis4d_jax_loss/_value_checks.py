@@ -30,6 +30,12 @@ def expect_finite_or_off(
     return expect(x, bad, x, f"{function}: {name} must be finite or -inf", checked)
 
 
+def expect_probabilities(function: str, name: str, x: jax.Array) -> jax.Array:
+    """Report values outside of [0, 1], NaN included."""
+    bad = ~((x >= 0) & (x <= 1))
+    return expect(x, bad, x, f"{function}: {name} must hold numbers from 0 to 1")
+
+
 def expect_labels(
     function: str, labels: jax.Array, bad: jax.Array, target: jax.Array, num_classes: int
 ) -> jax.Array:

@@ -27,8 +27,10 @@ from vis4d_jax_loss._numerics import (
     as_array,
     fill_masked,
     integer_difference,
+    is_floating,
     is_integer,
     to_common_float,
+    to_float,
 )
 
 
@@ -43,6 +45,23 @@ def read_elements(
     pred, target = fill_masked(pred, mask), fill_masked(target, mask)
     pred = _value_checks.expect_finite(function, "pred", pred)
     return pred, _value_checks.expect_finite(function, "target", target), mask
+
+
+def read_binary(
+    function: str, output: ArrayLike, target: ArrayLike, where: ArrayLike | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Logits, targets from 0 to 1 of the same shape and a mask; padding is replaced by 0."""
+    output, target = as_array(output), as_array(target)
+    check_numeric(function, output=output)
+    check_label_dtype(function, target=target)
+    check_same_shape(function, output=output, target=target)
+    mask = check_mask(function, where, output.shape)
+    floats = (x if is_floating(x) else to_float(x) for x in (output, target))
+    output, target = (fill_masked(x, mask) for x in floats)
+    output = _value_checks.expect_finite_or_off(function, "output", output)
+    target = _value_checks.expect_probabilities(function, "target", target)
+    output, target = to_common_float(output, target)
+    return output, target, mask
 
 
 def read_boxes(

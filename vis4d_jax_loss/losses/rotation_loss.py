@@ -21,6 +21,7 @@ from vis4d_jax_loss._checks import (
 from vis4d_jax_loss._numerics import as_array, expand_mask, fill_masked, to_common_float
 from vis4d_jax_loss._reduce_loss import check_no_axis, parameters_of, reduce_loss
 from vis4d_jax_loss.base import Loss
+from vis4d_jax_loss.losses._sigmoid_cross_entropy import sigmoid_cross_entropy
 from vis4d_jax_loss.losses._sine_cosine import sine_and_cosine
 from vis4d_jax_loss.losses.smooth_l1_loss import smooth_l1_loss
 from vis4d_jax_loss.reducer import AxisName, LossReducer, OverAxis, identity_loss, mean_loss
@@ -105,7 +106,7 @@ def rotation_loss(
     # Which bins are active: one binary cross-entropy per row.
     logits = pred[:, :num_bins]
     target_bin = _value_checks.expect_finite(name, "target_bin", target_bin)
-    bins = jnp.sum(_binary_cross_entropy(logits, target_bin), axis=-1)
+    bins = jnp.sum(sigmoid_cross_entropy(logits, target_bin), axis=-1)
 
     # The residuals: each bin's sine and cosine are reduced over the bin's active rows.
     sines, cosines = sine_and_cosine(angles)
@@ -179,21 +180,6 @@ def _check_columns(function: str, num_bins: int, **arrays: jax.Array) -> None:
     )
     remedy = "Columns of pred are num_bins logits, then (sin, cos) for each bin."
     fail(ValueError, function, rule, shapes_of(**arrays), remedy)
-
-
-# This form needs one exponential; optax.sigmoid_binary_cross_entropy computes two.
-@jax.custom_jvp
-def _binary_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
-    # Not softplus(x) - x t: in this form the large parts of x and x t cancel exactly.
-    rest = jnp.log1p(jnp.exp(-jnp.abs(logits)))
-    return jnp.maximum(logits, 0) - logits * target + rest
-
-
-@_binary_cross_entropy.defjvp
-def _binary_cross_entropy_jvp(primals, tangents):
-    (logits, target), (d_logits, d_target) = primals, tangents
-    slope = jax.nn.sigmoid(logits) - target
-    return _binary_cross_entropy(logits, target), slope * d_logits - logits * d_target
 
 
 class RotationLoss(Loss):

@@ -1,0 +1,77 @@
+"""Logits with labels: how to read them, their cross-entropy, and the weights of their classes."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from vis4d_jax_loss import _value_checks
+from vis4d_jax_loss._checks import check_mask, fail, holds, shapes_of
+from vis4d_jax_loss._numerics import to_float
+from vis4d_jax_loss.losses._inputs import cut_and_fill
+from vis4d_jax_loss.losses._labels import IgnoreIndex, Labels, read_labels
+from vis4d_jax_loss.losses._negative_log_prob import is_label, negative_log_prob
+
+_NO_LABEL = -1  # stands for the label of an element that is skipped or has an invalid label
+
+
+class Labelled(NamedTuple):
+    """Logits in float32, of the size of their labels and 0 where these are skipped."""
+
+    logits: jax.Array
+    labels: Labels
+    mask: jax.Array | None
+    axis: int  # of the classes
+
+
+def read_labelled(
+    function: str,
+    output: jax.Array,
+    target: Any,
+    ignore_index: IgnoreIndex,
+    class_axis: int,
+    where: ArrayLike | None,
+) -> Labelled:
+    """Read logits, which may be larger than the labels, after a check of their shapes."""
+    mask = check_mask(function, where, target.shape)
+    axis = class_axis % output.ndim
+    labels = read_labels(function, target, ignore_index, output.shape[axis], mask)
+    # Logits of ignored and masked elements may be NaN.
+    logits = to_float(cut_and_fill(output, labels.skipped, axis))
+    logits = _value_checks.expect_finite_or_off(function, "output", logits)
+    return Labelled(logits, labels, mask, axis)
+
+
+def cross_entropy_of_labels(read: Labelled) -> jax.Array:
+    """The cross-entropy of each element; without a gradient where there is no valid label."""
+    no_label = read.labels.skipped | read.labels.invalid
+    labels = jnp.where(no_label, _NO_LABEL, read.labels.value)
+    return negative_log_prob(read.logits, labels, read.axis)
+
+
+def weight_of_label(
+    function: str, class_weights: ArrayLike | Sequence[float], read: Labelled
+) -> jax.Array:
+    """The class weight of each label; 0 for a label that is not a class."""
+    shape, axis = read.logits.shape, read.axis
+    if callable(class_weights):
+        got = f"class_weights {getattr(class_weights, '__name__', class_weights)}"
+        remedy = "A reducer is passed by name: reducer=mean_loss."
+        fail(TypeError, function, "class_weights must be numbers", got, remedy)
+    weights = jnp.asarray(class_weights, dtype=read.logits.dtype)
+    if not holds(chex.assert_shape, weights, (shape[axis],)):
+        rule = f"class_weights must hold {shape[axis]} weights, one per class"
+        remedy = "The classes are counted along class_axis of output."
+        fail(ValueError, function, rule, shapes_of(class_weights=weights), remedy)
+    weights = _value_checks.expect_finite(function, "class_weights", weights)
+    weights = weights.reshape([n if i == axis else 1 for i, n in enumerate(shape)])
+    of_label = jnp.where(is_label(read.labels.value, shape, axis), weights, 0)
+    return jnp.sum(of_label, axis=axis)
+
+
+def mark_labels(loss: jax.Array, labels: Labels) -> jax.Array:
+    """The loss is 0 where it is skipped, and NaN where the label is invalid, to be noticed."""
+    return jnp.where(labels.skipped, 0, jnp.where(labels.invalid, jnp.nan, loss))
