@@ -11,6 +11,7 @@ from vis4d_jax_loss.composition.weights import Schedule, TermWeight
 from vis4d_jax_loss.losses._labels import IgnoreIndex
 from vis4d_jax_loss.losses.common import L1Loss, L2Loss, l1_loss, l2_loss
 from vis4d_jax_loss.losses.cross_entropy import CrossEntropyLoss, cross_entropy
+from vis4d_jax_loss.losses.dice_loss import DiceLoss, dice_loss
 from vis4d_jax_loss.losses.embedding_distance import (
     EmbeddingDistanceLoss,
     embedding_distance_loss,
@@ -47,6 +48,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AxisName",
     "CrossEntropyLoss",
+    "DiceLoss",
     "EmbeddingDistanceLoss",
     "IgnoreIndex",
     "InputPath",
@@ -70,6 +72,7 @@ __all__ = [
     "TermWeight",
     "cross_entropy",
     "data_key",
+    "dice_loss",
     "embedding_distance_loss",
     "identity_loss",
     "iou_loss",
