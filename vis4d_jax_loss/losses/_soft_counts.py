@@ -39,9 +39,7 @@ def _softmax_counts_jvp(axis, primals, tangents):
     change, _ = tangents
     signed, scale = _signed_probabilities(*primals, axis)
     mean = jnp.sum(jnp.where(signed < 0, -signed, signed) * change, axis=axis)
-    # On a CPU, the transpose would compute its sum over the classes again for every class, because
-    # XLA stores a quotient but not a sum.
-    mean = mean / scale * scale
+    mean = _stored(mean, scale)
     changes = []
     for part in (_negative_part, _positive_part):
         total = jnp.sum(part(signed) * change, axis=_pixels(signed, axis))
@@ -70,28 +68,55 @@ def _weighted_sum(
     return jnp.stack(sums, axis=1)
 
 
+# Under jit, an eager call compiles it once, and not at every call.
+@jax.jit
+def _stored(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """Return ``x``, as a quotient on a CPU.
+
+    There XLA would compute the sum in its transpose again for every class, but it stores quotients.
+    """
+    return lax.platform_dependent(x, scale, cpu=lambda x, s: x / s * s, default=lambda x, s: x)
+
+
 def _signed_probabilities(
     logits: jax.Array, sign: jax.Array, axis: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Probabilities with their sign, and a positive scale per pixel.
+    """Probabilities with their sign, and a positive number per pixel, which is a constant.
 
     The sign tells where the label is, so that nothing else has to be stored.
     """
     if _are_few(logits, axis) and axis < logits.ndim - 1:
-        classes = _classes(logits, axis)
-        largest = lax.stop_gradient(reduce(jnp.maximum, classes))
-        log_total = jnp.log(sum(jnp.exp(x - largest) for x in classes))
-        # On a CPU, XLA would compute the maximum again for every class, but it stores the result of
-        # a logarithm. So the shift is the sum of both, and the rest is its rounding error.
-        shift = largest + log_total
-        rest = lax.stop_gradient(log_total - (shift - largest))
-        shift, rest = jnp.expand_dims(shift, axis), jnp.expand_dims(rest, axis)
-        return sign * jnp.exp((logits - shift) - rest), 1 + lax.stop_gradient(log_total)
+        shift, rest = (jnp.expand_dims(x, axis) for x in _log_sum_exp(logits, axis))
+        scale = 1 + jnp.abs(lax.stop_gradient(rest.squeeze(axis)))
+        return sign * jnp.exp((logits - shift) - rest), scale
     largest = jnp.max(logits, axis=axis, keepdims=True, initial=-jnp.inf)
     exponentials = jnp.exp(logits - lax.stop_gradient(largest))
     total = jnp.sum(exponentials, axis=axis)
     signed = sign * exponentials * jnp.expand_dims(1 / total, axis)
     return signed, lax.stop_gradient(total)
+
+
+@partial(jax.jit, static_argnums=1)
+def _log_sum_exp(logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """The log-sum-exp over the classes, in two parts. XLA for a TPU prefers a reduction."""
+    tpu, default = (partial(f, axis=axis) for f in (_by_reduction, _one_class_at_a_time))
+    return lax.platform_dependent(logits, tpu=tpu, default=default)
+
+
+def _by_reduction(logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    largest = lax.stop_gradient(jnp.max(logits, axis=axis, keepdims=True))
+    total = jnp.sum(jnp.exp(logits - largest), axis=axis)
+    return largest.squeeze(axis), jnp.log(total)
+
+
+def _one_class_at_a_time(logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    classes = _classes(logits, axis)
+    largest = lax.stop_gradient(reduce(jnp.maximum, classes))
+    log_total = jnp.log(sum(jnp.exp(x - largest) for x in classes))
+    # On a CPU, XLA would compute the maximum again for every class, but it stores the result of a
+    # logarithm. So the shift is the sum of both, and the rest is its rounding error.
+    shift = largest + log_total
+    return shift, lax.stop_gradient(log_total - (shift - largest))
 
 
 def _sums(signed: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
