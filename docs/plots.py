@@ -236,6 +236,34 @@ def multi_level_seg_loss(figure: Figure) -> None:
     bar.grid(False)
 
 
+def dice_loss(figure: Figure) -> None:
+    logit = np.linspace(-8, 8, 321)
+    value, slope = value_and_gradient(figure, "logit of the pixels of an object")
+
+    def dice(logits, labels):
+        return vjl.dice_loss(logits[..., None], labels, smooth=0.0)
+
+    def cross_entropy(logits, labels):
+        logits = jnp.stack([jnp.zeros_like(logits), logits], -1)
+        return vjl.cross_entropy(logits, labels, reducer=vjl.mean_loss)
+
+    for name, loss, style in [
+        ("cross-entropy", cross_entropy, dict(color=GREY, linewidth=1)),
+        ("dice_loss", dice, dict(color="C0")),
+    ]:
+        for share, line in [(0.5, dict(linestyle="-")), (0.01, dict(linestyle="--", color="C1"))]:
+            labels = (np.arange(1000) < share * 1000).astype(int)[None]
+
+            def of_object(z, loss=loss, labels=labels):
+                return loss(jnp.where(labels == 1, z, -10.0), labels)
+
+            label = f"{name}, object of {share:.0%}"
+            line = line | style if loss is cross_entropy else style | line
+            curve(value, slope, logit, of_object, label, **line)
+    value.set(title="A small object counts as much as a large one", ylim=(-0.05, 1.3))
+    value.legend()
+
+
 def iou_loss(figure: Figure) -> None:
     target = jnp.array([[0.0, 0.0, 100.0, 100.0]])
     shift = np.linspace(-180, 180, 721)
@@ -322,6 +350,7 @@ PICTURES = [
     heatmap_focal_loss,
     seg_cross_entropy_loss,
     multi_level_seg_loss,
+    dice_loss,
     multi_pos_cross_entropy,
     embedding_distance_loss,
     orthogonal_transform_regularization_loss,

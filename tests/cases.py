@@ -183,6 +183,13 @@ CASES = [
         ("output",),
         {"beta": 1.5},
     ),
+    Case(
+        "dice_loss",
+        vjl.DiceLoss(alpha=0.3, beta=0.7, absent="skip"),
+        {"output": normal(N, 3, 4, 3), "target": RNG.integers(0, 3, (N, 3, 4))},
+        ("output",),
+        {"alpha": 0.3, "beta": 0.7, "absent": "skip"},
+    ),
 ]
 
 every_loss = pytest.mark.parametrize("case", CASES, ids=repr)

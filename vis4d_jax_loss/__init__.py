@@ -15,6 +15,7 @@ from vis4d_jax_loss.losses.binary_cross_entropy import (
 )
 from vis4d_jax_loss.losses.common import L1Loss, L2Loss, l1_loss, l2_loss
 from vis4d_jax_loss.losses.cross_entropy import CrossEntropyLoss, cross_entropy
+from vis4d_jax_loss.losses.dice_loss import DiceLoss, dice_loss
 from vis4d_jax_loss.losses.embedding_distance import (
     EmbeddingDistanceLoss,
     embedding_distance_loss,
@@ -59,6 +60,7 @@ __all__ = [
     "AxisName",
     "BinaryCrossEntropyLoss",
     "CrossEntropyLoss",
+    "DiceLoss",
     "EmbeddingDistanceLoss",
     "HeatmapFocalLoss",
     "IgnoreIndex",
@@ -86,6 +88,7 @@ __all__ = [
     "binary_cross_entropy",
     "cross_entropy",
     "data_key",
+    "dice_loss",
     "embedding_distance_loss",
     "heatmap_focal_loss",
     "identity_loss",

@@ -133,17 +133,23 @@ def check_logits(
 
 def cut_to_labels(output: jax.Array, skipped: jax.Array, axis: int) -> jax.Array:
     """Cut logits that are larger than the labels."""
-    size = (*skipped.shape[:axis], output.shape[axis], *skipped.shape[axis:])
-    return output if size == output.shape else _cut_and_fill(output, skipped, axis, size)
+    return (
+        output
+        if _size(output, skipped, axis) == output.shape
+        else cut_and_fill(output, skipped, axis)
+    )
 
 
 # A single operation if it is called without jit: jax.debug_nans would stop at cut NaN padding.
-@partial(jax.jit, static_argnums=(2, 3))
-def _cut_and_fill(
-    output: jax.Array, skipped: jax.Array, axis: int, size: tuple[int, ...]
-) -> jax.Array:
-    output = lax.slice(output, [0] * output.ndim, size)
+@partial(jax.jit, static_argnums=2)
+def cut_and_fill(output: jax.Array, skipped: jax.Array, axis: int) -> jax.Array:
+    """Cut logits to the size of the labels, and replace those of skipped elements."""
+    output = lax.slice(output, [0] * output.ndim, _size(output, skipped, axis))
     return jnp.where(lax.expand_dims(skipped, [axis]), 0, output)
+
+
+def _size(output: jax.Array, skipped: jax.Array, axis: int) -> tuple[int, ...]:
+    return (*skipped.shape[:axis], output.shape[axis], *skipped.shape[axis:])
 
 
 def _looks_channels_first(output: jax.Array, target: Any, class_axis: int) -> bool:

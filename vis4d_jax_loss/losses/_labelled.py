@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_mask, fail, holds, shapes_of
-from vis4d_jax_loss._numerics import to_float
-from vis4d_jax_loss.losses._inputs import cut_and_fill
+from vis4d_jax_loss._numerics import is_integer, to_float
+from vis4d_jax_loss.losses._inputs import cut_to_labels
 from vis4d_jax_loss.losses._labels import IgnoreIndex, Labels, read_labels
 from vis4d_jax_loss.losses._negative_log_prob import is_label, negative_log_prob
 
@@ -19,7 +20,7 @@ _NO_LABEL = -1  # stands for the label of an element that is skipped or has an i
 
 
 class Labelled(NamedTuple):
-    """Logits in float32, of the size of their labels and 0 where these are skipped."""
+    """Floating logits of the size of their labels; they may be NaN where these are skipped."""
 
     logits: jax.Array
     labels: Labels
@@ -39,9 +40,10 @@ def read_labelled(
     mask = check_mask(function, where, target.shape)
     axis = class_axis % output.ndim
     labels = read_labels(function, target, ignore_index, output.shape[axis], mask)
-    # Logits of ignored and masked elements may be NaN.
-    logits = to_float(cut_and_fill(output, labels.skipped, axis))
-    logits = _value_checks.expect_finite_or_off(function, "output", logits)
+    logits = cut_to_labels(output, labels.skipped, axis)
+    logits = to_float(logits) if is_integer(logits) else logits
+    counted = lax.expand_dims(~labels.skipped, [axis])
+    logits = _value_checks.expect_finite_or_off(function, "output", logits, counted)
     return Labelled(logits, labels, mask, axis)
 
 
@@ -61,7 +63,7 @@ def weight_of_label(
         got = f"class_weights {getattr(class_weights, '__name__', class_weights)}"
         remedy = "A reducer is passed by name: reducer=mean_loss."
         fail(TypeError, function, "class_weights must be numbers", got, remedy)
-    weights = jnp.asarray(class_weights, dtype=read.logits.dtype)
+    weights = jnp.asarray(class_weights, dtype=to_float(read.logits).dtype)
     if not holds(chex.assert_shape, weights, (shape[axis],)):
         rule = f"class_weights must hold {shape[axis]} weights, one per class"
         remedy = "The classes are counted along class_axis of output."
