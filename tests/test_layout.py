@@ -16,8 +16,8 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 # From the ground up. A file imports only from lower floors.
 FLOORS = [
     ["_numerics", "_checks", "_expect"],
-    ["_value_checks", "_dataclass", "_options"],
-    ["_module"],
+    ["_value_checks", "_dataclass", "_options", "_mesh_axis", "_ranking"],
+    ["_module", "_largest"],
     ["reducer"],
     ["_reduce_loss"],
     ["base", "box", "mining"],

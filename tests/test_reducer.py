@@ -16,7 +16,6 @@ from vis4d_jax_loss import (
     mean_loss,
     sum_loss,
 )
-from vis4d_jax_loss.reducer import psum_over
 
 LOSS = jnp.array([1.0, 2.0, 6.0])
 WHERE = jnp.array([True, True, False])
@@ -136,13 +135,6 @@ def test_over_axis_is_compared_and_hashed_by_value():
     reducer = OverAxis(mean_loss, "data")
     assert reducer == OverAxis(mean_loss, "data") != OverAxis(sum_loss, "data")
     assert hash(reducer) == hash(pickle.loads(pickle.dumps(reducer)))
-
-
-def test_sums_are_added_over_a_mesh_axis():
-    shards = jnp.arange(4.0)
-    assert psum_over(shards, None) is shards
-    added = jax.vmap(lambda x: psum_over(x, "shards"), axis_name="shards")(shards)
-    np.testing.assert_array_equal(added, [6] * 4)
 
 
 MATRIX = jnp.arange(6.0).reshape(2, 3)  # [[0, 1, 2], [3, 4, 5]]

@@ -2,21 +2,18 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _numerics
 from vis4d_jax_loss._checks import check_axes, check_element_weight, check_mask, fail
+from vis4d_jax_loss._mesh_axis import AxisName, psum_over
 from vis4d_jax_loss._numerics import expand_mask, fill_masked, safe_divide
 from vis4d_jax_loss._value_checks import expect_finite
-
-#: Name of a mesh axis of ``shard_map``, or a tuple of names.
-AxisName = Hashable | tuple[Hashable, ...]
 
 
 @runtime_checkable
@@ -221,11 +218,6 @@ class OverAxis:
     def __call__(self, loss: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
         """Reduce the losses of all shards; ``where`` is a mask over their leading axes."""
         return self.reducer(loss, where=where, axis_name=self.axis_name)
-
-
-def psum_over(x: jax.Array, axis_name: AxisName | None) -> jax.Array:
-    """Add over the shards of a mesh axis; without an axis, return ``x``."""
-    return x if axis_name is None else lax.psum(x, axis_name)
 
 
 def _expanded(

@@ -10,8 +10,9 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_number, describe, fail
+from vis4d_jax_loss._mesh_axis import count_elements
 from vis4d_jax_loss._numerics import as_option, enable_x64, expand_mask
-from vis4d_jax_loss.mining import count_elements, random_k_mask, top_k_mask
+from vis4d_jax_loss.mining import random_k_mask, top_k_mask
 from vis4d_jax_loss.reducer import AxisName
 
 _MAX_COUNT = 2**32 - 1
