@@ -17,8 +17,9 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 FLOORS = [
     ["_numerics", "_checks", "_expect"],
     ["_value_checks", "_dataclass", "_options", "_mesh_axis", "_ranking"],
-    ["_module", "_largest"],
+    ["_module", "_largest", "_kept_count"],
     ["reducer"],
+    ["weighted_reducer", "hard_mean"],
     ["_reduce_loss"],
     ["base", "box", "mining"],
     [name for name in FILES if name.startswith("losses._") and name != "losses.__init__"],

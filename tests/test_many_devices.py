@@ -18,7 +18,13 @@ HERE = Path(__file__).parent
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "file", ["eight_devices.py", "eight_devices_mining.py", "eight_devices_counts.py"]
+    "file",
+    [
+        "eight_devices.py",
+        "eight_devices_mining.py",
+        "eight_devices_counts.py",
+        "eight_devices_reducers.py",
+    ],
 )
 def test_eight_devices(file):
     environment = os.environ | {

@@ -8,6 +8,7 @@ from vis4d_jax_loss.composition.objective import LossModule
 from vis4d_jax_loss.composition.paths import InputPath, data_key, pred_key
 from vis4d_jax_loss.composition.term import LossTerm
 from vis4d_jax_loss.composition.weights import Schedule, TermWeight
+from vis4d_jax_loss.hard_mean import HardMeanLoss
 from vis4d_jax_loss.losses._labels import IgnoreIndex
 from vis4d_jax_loss.losses.common import L1Loss, L2Loss, l1_loss, l2_loss
 from vis4d_jax_loss.losses.cross_entropy import CrossEntropyLoss, cross_entropy
@@ -31,16 +32,16 @@ from vis4d_jax_loss.losses.seg_cross_entropy_loss import (
     seg_cross_entropy_loss,
 )
 from vis4d_jax_loss.losses.smooth_l1_loss import SmoothL1Loss, smooth_l1_loss
-from vis4d_jax_loss.mining import random_k_mask, top_k_mask
+from vis4d_jax_loss.mining import hard_negative_mask, random_k_mask, top_k_mask
 from vis4d_jax_loss.reducer import (
     AxisName,
     LossReducer,
     OverAxis,
-    SumWeightedLoss,
     identity_loss,
     mean_loss,
     sum_loss,
 )
+from vis4d_jax_loss.weighted_reducer import SumWeightedLoss, WeightedMeanLoss
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ __all__ = [
     "AxisName",
     "CrossEntropyLoss",
     "EmbeddingDistanceLoss",
+    "HardMeanLoss",
     "IgnoreIndex",
     "InputPath",
     "IoULoss",
@@ -68,9 +70,11 @@ __all__ = [
     "SmoothL1Loss",
     "SumWeightedLoss",
     "TermWeight",
+    "WeightedMeanLoss",
     "cross_entropy",
     "data_key",
     "embedding_distance_loss",
+    "hard_negative_mask",
     "identity_loss",
     "iou_loss",
     "l1_loss",

@@ -1,4 +1,4 @@
-"""Mining: masks of the k largest or of k random elements, where k may be traced."""
+"""Mining: masks of the k largest, of k random elements, or of the hardest negatives."""
 
 from typing import Any
 
@@ -8,9 +8,17 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss._checks import check_mask, check_numeric, fail
+from vis4d_jax_loss._checks import (
+    check_mask,
+    check_number,
+    check_numeric,
+    check_same_shape,
+    fail,
+)
+from vis4d_jax_loss._kept_count import negatives_to_keep
 from vis4d_jax_loss._largest import largest_mask
-from vis4d_jax_loss._mesh_axis import AxisName
+from vis4d_jax_loss._mesh_axis import AxisName, count_elements
+from vis4d_jax_loss._numerics import expand_mask
 from vis4d_jax_loss._ranking import MAX_COUNT
 
 
@@ -91,6 +99,69 @@ def random_k_mask(
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
     draws = jax.random.bits(key, where.shape, jnp.uint32)
     return _checked_mask("random_k_mask", draws, k, where, axis_name)
+
+
+def hard_negative_mask(
+    cost: ArrayLike,
+    positive: ArrayLike,
+    neg_pos_ub: ArrayLike = 3.0,
+    where: ArrayLike | None = None,
+    *,
+    axis_name: AxisName | None = None,
+) -> jax.Array:
+    """Mark all positives and the hardest negatives, a few per positive.
+
+    With p positives, or p = 1 if there are none, at most ``int(p * neg_pos_ub)`` negatives are
+    marked: those with the largest cost. Among equal costs, the lowest flat index wins. The counts
+    are those of the whole array. Use ``jax.vmap`` to count in each image, as SSD does.
+
+    Args:
+        cost: How hard each element is, usually its loss. Any shape, any numeric dtype. NaN counts
+            as the largest value, -0.0 as 0.0. No gradient flows through the mask.
+        positive: Boolean mask of the positives, of the shape of ``cost``. All other candidates are
+            negatives.
+        neg_pos_ub: Maximum number of negatives per positive; it may be traced. If it is 0 or less,
+            all negatives are marked, as in vis4d.
+        where: Mask of candidates over the leading axes of ``cost``. Other elements are neither
+            counted nor marked, and may contain anything.
+        axis_name: Mesh axis (or axes) of a ``shard_map``. The shards are treated as one array,
+            stacked along the leading axis.
+
+    Returns:
+        Boolean mask of the shape of ``cost``.
+
+    Raises:
+        TypeError: If ``cost`` is not numeric, ``positive`` or ``where`` is not boolean, or
+            ``neg_pos_ub`` is not a number.
+        ValueError: If the shapes do not match, or if all shards together have more than
+            ``2**32 - 1`` elements.
+
+    Example:
+        >>> cost = jnp.array([0.2, 0.1, 0.9, 0.5, 0.7])
+        >>> positive = jnp.array([True, False, False, False, False])
+        >>> print(hard_negative_mask(cost, positive, neg_pos_ub=2.0))
+        [ True False  True False  True]
+
+    References:
+        Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016, section 2.2.
+    """
+    name = "hard_negative_mask"
+    cost, positive = jnp.asarray(cost), jnp.asarray(positive)
+    check_numeric(name, cost=cost)
+    if positive.dtype != bool:
+        remedy = "Compare the labels first, e.g. labels > 0."
+        fail(TypeError, name, "positive must be boolean", f"positive {positive.dtype}", remedy)
+    check_same_shape(name, cost=cost, positive=positive)
+    check_number(name, neg_pos_ub=neg_pos_ub)
+    mask = check_mask(name, where, cost.shape)
+
+    negative = ~positive
+    if mask is not None:
+        mask = expand_mask(mask, cost.shape)
+        positive, negative = positive & mask, negative & mask
+    num_pos, num_neg = (count_elements(kind, axis_name) for kind in (positive, negative))
+    k = negatives_to_keep(num_pos, num_neg, neg_pos_ub)
+    return positive | largest_mask(name, cost, k, negative, axis_name)
 
 
 def _checked_mask(

@@ -15,7 +15,8 @@ from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import read_pairs
 from vis4d_jax_loss.losses._pairs import Mining, check_mining, mined_negatives, pair_masks
 from vis4d_jax_loss.losses.common import l2_loss
-from vis4d_jax_loss.reducer import AxisName, LossReducer, SumWeightedLoss, identity_loss
+from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss
+from vis4d_jax_loss.weighted_reducer import SumWeightedLoss
 
 _INT32_MAX = 2**31 - 1
 
