@@ -103,8 +103,8 @@ def test_options_must_be_positive(bad):
         checks.check_positive("f", "Use g.", beta=bad)
 
 
-def check_weight(weight, loss, avg_factor=1.0):
-    checks.check_element_weight("f", *map(jnp.asarray, (weight, avg_factor, loss)))
+def check_weight(weight, loss):
+    checks.check_element_weight("f", *map(jnp.asarray, (weight, loss)))
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 3), (2, 1), (2, 3)])
@@ -156,15 +156,6 @@ def test_a_weight_of_rows_or_columns_must_say_which():
     )
     with raises(ValueError, message):
         check_weight(np.ones(3), np.ones((3, 3)))
-
-
-def test_the_factor_of_a_weighted_sum_must_be_a_scalar():
-    message = (
-        "f: avg_factor must be a scalar, got avg_factor (3,). "
-        "To divide each element by its own factor, divide the weight."
-    )
-    with raises(ValueError, message):
-        check_weight(np.ones(3), np.ones(3), np.ones(3))
 
 
 @pytest.mark.parametrize(

@@ -223,3 +223,15 @@ def test_mining_neither_sorts_nor_gathers():
         assert not re.search(r"(?i)\b(sort|gather|scatter|top-?k)\b", text.replace("_", " "))
     sorts = compiled(jnp.sort, pairs[0]).as_text()
     assert re.search(r"(?i)\bsort\b", sorts), "this test no longer finds a sort"
+
+
+def test_the_hard_mean_neither_sorts_nor_gathers_and_stores_little():
+    losses, where = array(*PAIRS), array(*PAIRS, dtype=bool)
+
+    def hard_mean(losses, where):
+        return vjl.HardMeanLoss(fraction=0.25)(losses, where=where)
+
+    text = compiled(jax.value_and_grad(hard_mean), losses, where).as_text()
+    assert not re.search(r"(?i)\b(sort|gather|scatter|top-?k)\b", text.replace("_", " "))
+    # Two integers and a few masks per loss.
+    assert temporaries(hard_mean, losses, where) <= 2.5 * size(losses)

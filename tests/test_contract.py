@@ -15,7 +15,18 @@ from jax.test_util import check_grads
 import vis4d_jax_loss as vjl
 from vis4d_jax_loss._numerics import enable_x64
 
-REDUCERS = [vjl.identity_loss, vjl.mean_loss, jnp.mean]
+
+def weighted_mean(loss, *, where=None):
+    """A function around it, since a pytree has no hash."""
+    return vjl.WeightedMeanLoss(2.0)(loss, where=where)
+
+
+HARD_MEANS = [vjl.HardMeanLoss(fraction=0.5), vjl.HardMeanLoss(threshold=0.25)]
+REDUCERS = [vjl.identity_loss, vjl.mean_loss, jnp.mean, weighted_mean, *HARD_MEANS]
+
+
+def name_of(reducer):
+    return getattr(reducer, "__name__", repr(reducer))
 
 
 def differentiate(case, inputs, where=None, reducer=vjl.mean_loss):
@@ -51,7 +62,7 @@ def test_vmap_equals_a_loop(case):
 
 
 @every_loss
-@pytest.mark.parametrize("reducer", REDUCERS, ids=lambda r: r.__name__)
+@pytest.mark.parametrize("reducer", REDUCERS, ids=name_of)
 def test_masking_equals_dropping_for_any_padding(case, reducer):
     kept = arrays(jax.tree.map(lambda x: x[MASK], case.inputs))
     value, gradients = differentiate(
@@ -65,7 +76,7 @@ def test_masking_equals_dropping_for_any_padding(case, reducer):
 
 
 @every_loss
-@pytest.mark.parametrize("reducer", REDUCERS, ids=lambda r: r.__name__)
+@pytest.mark.parametrize("reducer", REDUCERS, ids=name_of)
 def test_everything_masked_gives_zero_value_and_gradient(case, reducer):
     everything = np.zeros(N, bool)
     inputs = arrays(poisoned(case.inputs, everything))
@@ -75,7 +86,7 @@ def test_everything_masked_gives_zero_value_and_gradient(case, reducer):
 
 
 @every_loss
-@pytest.mark.parametrize("reducer", [vjl.identity_loss, vjl.mean_loss, jnp.mean])
+@pytest.mark.parametrize("reducer", REDUCERS, ids=name_of)
 def test_empty_inputs_have_zero_loss(case, reducer):
     empty = arrays(jax.tree.map(lambda x: x[:0], case.inputs))
     assert total(jax.jit(lambda inputs: case(inputs, reducer=reducer))(empty)) == 0

@@ -19,9 +19,10 @@ BUILT_ON_OTHERS = ["losses.__init__", "losses._focal", "losses._labelled"]
 # From the ground up. A file imports only from lower floors.
 FLOORS = [
     ["_numerics", "_checks", "_expect"],
-    ["_value_checks", "_dataclass", "_options"],
-    ["_module"],
+    ["_value_checks", "_dataclass", "_options", "_mesh_axis", "_ranking"],
+    ["_module", "_largest", "_kept_count"],
     ["reducer"],
+    ["weighted_reducer", "hard_mean"],
     ["_reduce_loss"],
     ["base", "box", "mining"],
     [name for name in FILES if name.startswith("losses._") and name not in BUILT_ON_OTHERS],

@@ -1,5 +1,6 @@
 """Masks of exactly k elements: the largest ones, or random ones, of any dtype and rank."""
 
+import functools
 import gc
 import math
 
@@ -14,10 +15,10 @@ from hypothesis import given, settings
 from jax import export
 from jax.experimental import checkify
 from jax.experimental.jet import jet
+from searches import search  # noqa: F401
 
-from vis4d_jax_loss import random_k_mask, top_k_mask
+from vis4d_jax_loss import hard_negative_mask, random_k_mask, top_k_mask
 from vis4d_jax_loss._numerics import enable_x64
-from vis4d_jax_loss.mining import count_elements
 
 SHAPES = [(), (0,), (7,), (2, 5), (2, 1, 4)]
 DTYPES = ["float32", "float16", "int8", "uint8", "int32", "uint32", "int16"]
@@ -188,6 +189,108 @@ def test_mistakes_are_errors(call, kind, message):
         call()
 
 
+COST = jnp.array([[0.1, 0.9, 0.4], [0.8, 0.2, 0.7]])
+POSITIVE = jnp.array([[True, False, False], [False, False, False]])
+
+
+@pytest.mark.parametrize(
+    ("neg_pos_ub", "expected"),
+    [
+        (2.0, [[1, 1, 0], [1, 0, 0]]),
+        (3.0, [[1, 1, 0], [1, 0, 1]]),
+        (0.5, [[1, 0, 0], [0, 0, 0]]),  # int(0.5) is 0
+        (9.0, [[1, 1, 1], [1, 1, 1]]),
+        (0.0, [[1, 1, 1], [1, 1, 1]]),  # no limit
+        (-1, [[1, 1, 1], [1, 1, 1]]),
+    ],
+)
+def test_hard_negatives_by_hand(neg_pos_ub, expected):
+    np.testing.assert_array_equal(hard_negative_mask(COST, POSITIVE, neg_pos_ub), expected)
+    traced = jax.jit(hard_negative_mask)(COST, POSITIVE, jnp.float32(neg_pos_ub))
+    np.testing.assert_array_equal(traced, expected)
+
+
+def test_hard_negatives_without_a_positive_are_counted_as_for_one():
+    mask = hard_negative_mask(COST, POSITIVE & False)
+    np.testing.assert_array_equal(mask, [[0, 1, 0], [1, 0, 1]])
+
+
+def test_hard_negatives_are_as_many_as_in_python():
+    positive = jnp.arange(1000) < 100
+    assert hard_negative_mask(jnp.zeros(1000), positive, 0.29).sum() == 100 + 28
+
+
+def test_masked_elements_are_neither_positives_nor_hard_negatives():
+    where = jnp.array([[False, False, True], [True, True, True]])
+    for padding in (9.0, jnp.nan, -jnp.inf):
+        cost = COST.at[0, :2].set(padding)
+        positive = POSITIVE.at[1, 1].set(True)
+        mask = hard_negative_mask(cost, positive, 1.0, where)
+        np.testing.assert_array_equal(mask, [[0, 0, 0], [1, 1, 0]])
+        mask = hard_negative_mask(cost, positive, 1.0, where[:, 0])
+        np.testing.assert_array_equal(mask, [[0, 0, 0], [1, 1, 0]])
+    assert not hard_negative_mask(COST, POSITIVE, where=where & False).any()
+
+
+def test_hard_negatives_of_each_image():
+    cost = jnp.stack([COST, COST[::-1]])
+    positive = jnp.stack([POSITIVE, POSITIVE & False])
+    masks = jax.jit(jax.vmap(functools.partial(hard_negative_mask, neg_pos_ub=1.0)))(cost, positive)
+    np.testing.assert_array_equal(masks, [[[1, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 1, 0]]])
+
+
+def test_hard_negatives_over_shards():
+    mapped = jax.vmap(
+        functools.partial(hard_negative_mask, neg_pos_ub=2.0, axis_name="shards"),
+        axis_name="shards",
+    )
+    np.testing.assert_array_equal(
+        mapped(COST, POSITIVE), hard_negative_mask(COST, POSITIVE, neg_pos_ub=2.0)
+    )
+
+
+def test_the_costs_of_hard_negatives_have_no_gradient():
+    def mined(cost):
+        return jnp.sum(jnp.where(hard_negative_mask(cost, POSITIVE, 1.0), cost**2, 0))
+
+    np.testing.assert_allclose(jax.grad(mined)(COST), [[0.2, 1.8, 0], [0, 0, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (
+            lambda: hard_negative_mask(COST, jnp.ones((2, 3), jnp.int32)),
+            TypeError,
+            "positive must be boolean, got positive int32. Compare the labels first, e.g. labels > 0.",
+        ),
+        (
+            lambda: hard_negative_mask(COST, POSITIVE[:, :2]),
+            ValueError,
+            "cost and positive must have the same shape, got cost (2, 3) and positive (2, 2).",
+        ),
+        (
+            lambda: hard_negative_mask(COST > 0, POSITIVE),
+            TypeError,
+            "cost must hold floating-point or integer numbers, got cost bool. Cast it first.",
+        ),
+        (
+            lambda: hard_negative_mask(COST, POSITIVE, None),
+            TypeError,
+            "neg_pos_ub must be a number, got neg_pos_ub None.",
+        ),
+        (
+            lambda: hard_negative_mask(COST, POSITIVE, where=jnp.ones(3, bool)),
+            ValueError,
+            "where must cover the leading axes of the loss, got where (3,) and loss (2, 3). A mask is never matched to trailing axes.",
+        ),
+    ],
+)
+def test_mistakes_about_hard_negatives_are_errors(call, kind, message):
+    with raises(kind, f"hard_negative_mask: {message}"):
+        call()
+
+
 TIES = jnp.array([[1.0, 2.0, 1.0, 0.0], [1.0, 1.0, 2.0, 1.0]])
 EAGER = {
     "without ties": lambda: top_k_mask(TIES, 2),
@@ -322,15 +425,6 @@ def test_narrow_k_and_strict_promotion(dtype):
     with jax.numpy_dtype_promotion("strict"):
         assert top_k_mask(jnp.arange(300.0), jnp.array(100, dtype)).sum() == 100
         assert jax.jit(top_k_mask)(TIES, jnp.array(4, dtype), TIES > 0).sum() == 4
-
-
-def test_counts_beyond_int32():
-    # 3 shards of 2**30 elements; XLA never stores them.
-    def count(x):
-        return count_elements(jnp.broadcast_to(x, (2**30,)), "shards")
-
-    counts = jax.jit(jax.vmap(count, axis_name="shards"))(jnp.ones(3, bool))
-    np.testing.assert_array_equal(counts, 3 * 2**30)
 
 
 def test_more_elements_than_can_be_counted():

@@ -9,9 +9,11 @@ import pytest
 from error_text import raises
 
 from vis4d_jax_loss import (
+    HardMeanLoss,
     MultiPosCrossEntropyLoss,
     OverAxis,
     SumWeightedLoss,
+    WeightedMeanLoss,
     embedding_distance_loss,
     identity_loss,
     l1_loss,
@@ -203,6 +205,8 @@ WITH_AN_AXIS = {
     "OverAxis": OverAxis(mean_loss, "data"),
     "mean_loss": functools.partial(mean_loss, axis_name="data"),
     "SumWeightedLoss": SumWeightedLoss(1.0, 1.0, axis_name="data"),
+    "WeightedMeanLoss": WeightedMeanLoss(1.0, axis_name="data"),
+    "HardMeanLoss": HardMeanLoss(fraction=0.5, axis_name="data"),
 }
 
 
@@ -214,12 +218,13 @@ def no_axis_message(function, reducer):
     )
 
 
-@pytest.mark.parametrize("name", ["OverAxis", "SumWeightedLoss"])
+@pytest.mark.parametrize("name", [name for name in WITH_AN_AXIS if name != "mean_loss"])
 def test_the_reducer_of_a_scalar_loss_has_no_mesh_axis(name):
     for check in (check_no_axis, functools.partial(reduce_scalar, loss=jnp.zeros(()))):
         with raises(TypeError, no_axis_message("f", name)):
             check("f", WITH_AN_AXIS[name])
     check_no_axis("f", SumWeightedLoss(1.0, 1.0))
+    check_no_axis("f", HardMeanLoss(fraction=0.5))
     check_no_axis("f", functools.partial(mean_loss, axis=0))
 
 

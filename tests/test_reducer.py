@@ -2,7 +2,6 @@
 
 import pickle
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +15,6 @@ from vis4d_jax_loss import (
     mean_loss,
     sum_loss,
 )
-from vis4d_jax_loss.reducer import psum_over
 
 LOSS = jnp.array([1.0, 2.0, 6.0])
 WHERE = jnp.array([True, True, False])
@@ -47,37 +45,6 @@ def test_a_mask_of_another_shape_is_an_error(reducer):
         reducer(LOSS, where=WHERE[:2])
 
 
-def test_masked_losses_and_weights_may_be_nan():
-    loss, weight = jnp.array([1.0, 2.0, jnp.nan]), jnp.array([1.0, 2.0, jnp.inf])
-
-    def weighted(loss, weight):
-        return SumWeightedLoss(weight, 2.0)(loss, where=WHERE)
-
-    value, gradients = jax.value_and_grad(weighted, argnums=(0, 1))(loss, weight)
-    assert value == (1 + 4) / 2
-    np.testing.assert_array_equal(gradients, [[0.5, 1, 0], [0.5, 1, 0]])
-    assert mean_loss(loss, where=WHERE) == 1.5
-
-
-def test_a_weighted_sum_divided_by_0_has_zero_value_and_gradient():
-    def weighted(loss, weight, avg_factor):
-        return SumWeightedLoss(weight, avg_factor)(loss)
-
-    step = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2)))
-    value, gradients = step(LOSS, jnp.ones(3), jnp.zeros(()))
-    assert value == 0
-    assert all(np.all(np.asarray(g) == 0) for g in gradients)
-
-
-def test_weight_and_factor_have_gradients():
-    def weighted(weight, avg_factor):
-        return SumWeightedLoss(weight, avg_factor)(LOSS)
-
-    weight, factor = jax.grad(weighted, argnums=(0, 1))(jnp.ones(3), 2.0)
-    np.testing.assert_array_equal(weight, LOSS / 2)
-    assert factor == -(1 + 2 + 6) / 2**2
-
-
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_is_summed_in_float32(dtype):
     ones = jnp.ones(70_000, dtype)
@@ -90,59 +57,10 @@ def test_integers_have_a_mean():
     assert mean_loss(jnp.array([1, 2])) == 1.5
 
 
-def test_weight_broadcasts_in_one_way_only():
-    loss = jnp.arange(6.0).reshape(2, 3)
-    assert SumWeightedLoss(jnp.array([0.0, 0.0, 1.0]), 1.0)(loss) == 2 + 5
-    assert SumWeightedLoss(jnp.array([[0.0], [1.0]]), 1.0)(loss) == 3 + 4 + 5
-    broadcast = "SumWeightedLoss: weight must broadcast to the shape of the loss"
-    rows = "For one weight per row write weight[:, None]."
-    with raises(ValueError, f"{broadcast}, got weight (2,) and loss (2, 3). {rows}"):
-        SumWeightedLoss(jnp.ones(2), 1.0)(loss)
-    rows = "For one weight per row write weight[:, None, None]."
-    with raises(ValueError, f"{broadcast}, got weight (2,) and loss (2, 3, 4). {rows}"):
-        SumWeightedLoss(jnp.ones(2), 1.0)(jnp.ones((2, 3, 4)))
-    with raises(ValueError, f"{broadcast}, got weight (3, 1) and loss (3,)."):
-        SumWeightedLoss(jnp.ones((3, 1)), 1.0)(LOSS)
-    message = (
-        "SumWeightedLoss: weight must fit the loss in one way only, "
-        "got weight (3,) and loss (3, 3). "
-        "Write weight[:, None] for rows or weight[None, :] for columns."
-    )
-    with raises(ValueError, message):
-        SumWeightedLoss(jnp.ones(3), 1.0)(jnp.ones((3, 3)))
-
-
-@pytest.mark.parametrize("chex_enabled", [True, False])
-def test_the_factor_must_be_a_scalar(chex_enabled, request):
-    if not chex_enabled:
-        chex.disable_asserts()
-        request.addfinalizer(chex.enable_asserts)
-    message = (
-        "SumWeightedLoss: avg_factor must be a scalar, got avg_factor (3,). "
-        "To divide each element by its own factor, divide the weight."
-    )
-    with raises(ValueError, message):
-        SumWeightedLoss(1.0, jnp.ones(3))(LOSS)
-
-
-def test_a_weighted_sum_is_a_jit_argument_but_not_static():
-    reducer = SumWeightedLoss(jnp.ones(3), jnp.asarray(3.0))
-    assert jax.jit(lambda reducer, loss: reducer(loss))(reducer, LOSS) == 3
-    with pytest.raises(ValueError, match="Non-hashable static arguments"):
-        jax.jit(lambda reducer, loss: reducer(loss), static_argnums=0)(reducer, LOSS)
-
-
 def test_over_axis_is_compared_and_hashed_by_value():
     reducer = OverAxis(mean_loss, "data")
     assert reducer == OverAxis(mean_loss, "data") != OverAxis(sum_loss, "data")
     assert hash(reducer) == hash(pickle.loads(pickle.dumps(reducer)))
-
-
-def test_sums_are_added_over_a_mesh_axis():
-    shards = jnp.arange(4.0)
-    assert psum_over(shards, None) is shards
-    added = jax.vmap(lambda x: psum_over(x, "shards"), axis_name="shards")(shards)
-    np.testing.assert_array_equal(added, [6] * 4)
 
 
 MATRIX = jnp.arange(6.0).reshape(2, 3)  # [[0, 1, 2], [3, 4, 5]]

@@ -77,7 +77,18 @@ def reducers() -> list[LossReducer]:
     partial = [functools.partial(jnp.mean, axis=-1), functools.partial(mean_loss, axis=1)]
     over_axis = vjl.OverAxis(mean_loss, "data")
     ours: list[LossReducer] = [vjl.identity_loss, mean_loss, vjl.sum_loss, weighted, over_axis]
-    return [*ours, *partial, jnp.mean, jnp.sum, jnp.max, worst, clipped, lambda x: jnp.sum(x)]
+    means: list[LossReducer] = [vjl.WeightedMeanLoss(jnp.ones(2)), vjl.HardMeanLoss(0.25)]
+    return [
+        *ours,
+        *means,
+        *partial,
+        jnp.mean,
+        jnp.sum,
+        jnp.max,
+        worst,
+        clipped,
+        lambda x: jnp.sum(x),
+    ]
 
 
 def functions(x: jax.Array, labels: jax.Array, key: jax.Array) -> list[jax.Array]:
@@ -103,6 +114,7 @@ def functions(x: jax.Array, labels: jax.Array, key: jax.Array) -> list[jax.Array
         vjl.orthogonal_transform_regularization_loss([rows[None]], mean_loss),
         vjl.top_k_mask(x, 1, where=valid),
         vjl.random_k_mask(key, 1, valid),
+        vjl.hard_negative_mask(x, x > 0, 1.0, where=valid),
     ]
 
 

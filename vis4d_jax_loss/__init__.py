@@ -8,6 +8,7 @@ from vis4d_jax_loss.composition.objective import LossModule
 from vis4d_jax_loss.composition.paths import InputPath, data_key, pred_key
 from vis4d_jax_loss.composition.term import LossTerm
 from vis4d_jax_loss.composition.weights import Schedule, TermWeight
+from vis4d_jax_loss.hard_mean import HardMeanLoss
 from vis4d_jax_loss.losses._labels import IgnoreIndex
 from vis4d_jax_loss.losses.binary_cross_entropy import (
     BinaryCrossEntropyLoss,
@@ -43,16 +44,16 @@ from vis4d_jax_loss.losses.seg_cross_entropy_loss import (
 )
 from vis4d_jax_loss.losses.smooth_l1_loss import SmoothL1Loss, smooth_l1_loss
 from vis4d_jax_loss.losses.softmax_focal_loss import SoftmaxFocalLoss, softmax_focal_loss
-from vis4d_jax_loss.mining import random_k_mask, top_k_mask
+from vis4d_jax_loss.mining import hard_negative_mask, random_k_mask, top_k_mask
 from vis4d_jax_loss.reducer import (
     AxisName,
     LossReducer,
     OverAxis,
-    SumWeightedLoss,
     identity_loss,
     mean_loss,
     sum_loss,
 )
+from vis4d_jax_loss.weighted_reducer import SumWeightedLoss, WeightedMeanLoss
 
 __version__ = "0.1.0"
 
@@ -62,6 +63,7 @@ __all__ = [
     "CrossEntropyLoss",
     "DiceLoss",
     "EmbeddingDistanceLoss",
+    "HardMeanLoss",
     "HeatmapFocalLoss",
     "IgnoreIndex",
     "InputPath",
@@ -85,11 +87,13 @@ __all__ = [
     "SoftmaxFocalLoss",
     "SumWeightedLoss",
     "TermWeight",
+    "WeightedMeanLoss",
     "binary_cross_entropy",
     "cross_entropy",
     "data_key",
     "dice_loss",
     "embedding_distance_loss",
+    "hard_negative_mask",
     "heatmap_focal_loss",
     "identity_loss",
     "iou_loss",

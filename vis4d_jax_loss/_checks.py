@@ -130,9 +130,7 @@ def check_positive(function: str, remedy: str = "", **options: Any) -> None:
             fail(ValueError, function, f"{name} must be positive", got, remedy)
 
 
-def check_element_weight(
-    function: str, weight: jax.Array, avg_factor: jax.Array, loss: jax.Array
-) -> None:
+def check_element_weight(function: str, weight: jax.Array, loss: jax.Array) -> None:
     """The weight broadcasts to the loss, never the loss to the weight, and in one way only."""
     got = shapes_of(weight=weight, loss=loss)
 
@@ -140,10 +138,6 @@ def check_element_weight(
         axes = zip(reversed(shape), reversed(loss.shape), strict=False)
         return len(shape) <= loss.ndim and all(n in (1, m) for n, m in axes)
 
-    if avg_factor.ndim:
-        rule = "avg_factor must be a scalar"
-        remedy = "To divide each element by its own factor, divide the weight."
-        fail(ValueError, function, rule, shapes_of(avg_factor=avg_factor), remedy)
     if not broadcasts(weight.shape):
         axes = ", None" * (loss.ndim - weight.ndim)
         remedy = f"For one weight per row write weight[:{axes}]." if weight.ndim == 1 else ""

@@ -11,7 +11,12 @@ import jax.numpy as jnp
 
 from vis4d_jax_loss._checks import check_reducer, describe, fail
 from vis4d_jax_loss._numerics import expand_mask, fill_masked
-from vis4d_jax_loss.reducer import LossReducer, OverAxis, SumWeightedLoss
+from vis4d_jax_loss.hard_mean import HardMeanLoss
+from vis4d_jax_loss.reducer import LossReducer, OverAxis
+from vis4d_jax_loss.weighted_reducer import SumWeightedLoss, WeightedMeanLoss
+
+#: Our reducers whose mesh axis is an option.
+WITH_AXIS = (HardMeanLoss, SumWeightedLoss, WeightedMeanLoss)
 
 # Reductions that need an initial value where everything is masked. A list, since not every reducer
 # has a hash.
@@ -103,7 +108,7 @@ def reduce_scalar(function: str, reducer: LossReducer, loss: jax.Array) -> jax.A
 def check_no_axis(function: str, reducer: LossReducer) -> None:
     """A loss that reduces by itself must add the sums and counts of other shards by itself."""
     bound = getattr(reducer, "keywords", {}).get("axis_name")
-    axis = reducer.axis_name if isinstance(reducer, OverAxis | SumWeightedLoss) else bound
+    axis = reducer.axis_name if isinstance(reducer, (OverAxis, *WITH_AXIS)) else bound
     if axis is not None:
         rule = "the reducer must not have a mesh axis, because this loss reduces by itself"
         got = describe(reducer=getattr(reducer, "__name__", type(reducer).__name__))

@@ -2,21 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _numerics
-from vis4d_jax_loss._checks import check_axes, check_element_weight, check_mask, fail
+from vis4d_jax_loss._checks import check_axes, check_mask, describe, fail
+from vis4d_jax_loss._mesh_axis import AxisName, psum_over
 from vis4d_jax_loss._numerics import expand_mask, fill_masked, safe_divide
-from vis4d_jax_loss._value_checks import expect_finite
-
-#: Name of a mesh axis of ``shard_map``, or a tuple of names.
-AxisName = Hashable | tuple[Hashable, ...]
 
 
 @runtime_checkable
@@ -60,7 +56,7 @@ def identity_loss(
         [1. 0.]
     """
     del axis_name
-    loss, where = _expanded("identity_loss", loss, where)
+    loss, where = read_losses("identity_loss", loss, where)
     return fill_masked(loss, where)
 
 
@@ -130,7 +126,7 @@ def mean_loss(
         >>> print(mean_loss(loss, where=where), mean_loss(loss, where=where, axis=1))
         1.5 [1.5 0. ]
     """
-    loss, where = _expanded("mean_loss", loss, where)
+    loss, where = read_losses("mean_loss", loss, where)
     axes = check_axes("mean_loss", axis, loss.shape)
     total = sum_loss(loss, where=where, axis=axes, axis_name=axis_name)
     # The count is a float: as int32 it would wrap at 2**31 elements, on one device or over many.
@@ -139,57 +135,6 @@ def mean_loss(
     else:
         count = _numerics.count_true(where, total.dtype, axes)
     return safe_divide(total, psum_over(count, axis_name))
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class SumWeightedLoss:
-    r"""Weighted sum of the losses, divided by ``avg_factor``.
-
-    .. math:: \frac{\sum_i w_i \ell_i}{a}
-
-    with the losses :math:`\ell_i`, ``weight`` :math:`w_i` and ``avg_factor`` :math:`a`.
-
-    This reducer is a pytree of arrays. Create it inside the step from traced values, and pass it to
-    a loss function or to the call of a module. It cannot be a static argument or an option of a
-    module.
-
-    Args:
-        weight: Weights that broadcast to the losses. Weights of masked elements are ignored.
-        avg_factor: Scalar divisor. If it is 0, the result and its gradient are 0.
-        axis_name: Mesh axis (or axes) of a ``shard_map``. Sum and ``avg_factor`` are added over it
-            before dividing. Each shard passes its own weights and its own ``avg_factor``.
-
-    Raises:
-        ValueError: When called, if ``weight`` does not broadcast to the losses or fits them in more
-            than one way (``[n]`` on ``[n, n]``), or if ``avg_factor`` is not a scalar.
-
-    Example:
-        >>> reducer = SumWeightedLoss(weight=jnp.array([1.0, 0.5]), avg_factor=2.0)
-        >>> print(reducer(jnp.array([3.0, 4.0])))
-        2.5
-    """
-
-    weight: ArrayLike
-    avg_factor: ArrayLike
-    axis_name: AxisName | None = dataclasses.field(
-        default=None, kw_only=True, metadata=dict(static=True)
-    )
-
-    # Not hashable on purpose: as a static argument, it would cause a new trace in every step.
-    __hash__: ClassVar[None] = None  # type: ignore[assignment]
-
-    def __call__(self, loss: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
-        """Reduce the losses; ``where`` is a mask over their leading axes."""
-        loss, where = _expanded("SumWeightedLoss", loss, where)
-        weight, avg_factor = _numerics.as_array(self.weight), _numerics.as_array(self.avg_factor)
-        check_element_weight("SumWeightedLoss", weight, avg_factor, loss)
-        weight = fill_masked(jnp.broadcast_to(weight, loss.shape), where)
-        loss, weight, avg_factor = _numerics.to_common_float(loss, weight, avg_factor)
-        weight = expect_finite("SumWeightedLoss", "weight", weight)
-        avg_factor = expect_finite("SumWeightedLoss", "avg_factor", avg_factor)
-        total = sum_loss(fill_masked(loss, where) * weight, axis_name=self.axis_name)
-        return safe_divide(total, psum_over(avg_factor, self.axis_name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +148,9 @@ class OverAxis:
             that takes ``where`` and ``axis_name``.
         axis_name: Mesh axis, or a tuple of them, over which the reducer adds its sums.
 
+    Raises:
+        TypeError: If ``reducer`` has an ``axis_name`` of its own, such as :class:`HardMeanLoss`.
+
     Example:
         >>> mesh = jax.make_mesh((1,), ("data",))
         >>> step = jax.shard_map(
@@ -215,6 +163,11 @@ class OverAxis:
     axis_name: AxisName
 
     def __post_init__(self) -> None:
+        if hasattr(self.reducer, "axis_name"):
+            rule = "reducer must have no axis_name of its own"
+            kind = type(self.reducer).__name__
+            remedy = f"Pass it to the reducer: {kind}(..., axis_name={self.axis_name!r})."
+            fail(TypeError, "OverAxis", rule, describe(reducer=kind), remedy)
         if isinstance(self.axis_name, list):  # which has no hash
             object.__setattr__(self, "axis_name", tuple(self.axis_name))
 
@@ -223,12 +176,7 @@ class OverAxis:
         return self.reducer(loss, where=where, axis_name=self.axis_name)
 
 
-def psum_over(x: jax.Array, axis_name: AxisName | None) -> jax.Array:
-    """Add over the shards of a mesh axis; without an axis, return ``x``."""
-    return x if axis_name is None else lax.psum(x, axis_name)
-
-
-def _expanded(
+def read_losses(
     function: str, loss: ArrayLike, where: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array | None]:
     """The losses as an array, and the mask with the same shape."""

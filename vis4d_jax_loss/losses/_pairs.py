@@ -5,17 +5,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_number, describe, fail
-from vis4d_jax_loss._numerics import as_option, enable_x64, expand_mask
-from vis4d_jax_loss.mining import count_elements, random_k_mask, top_k_mask
+from vis4d_jax_loss._kept_count import negatives_to_keep
+from vis4d_jax_loss._mesh_axis import count_elements
+from vis4d_jax_loss._numerics import expand_mask
+from vis4d_jax_loss.mining import random_k_mask, top_k_mask
 from vis4d_jax_loss.reducer import AxisName
-
-_MAX_COUNT = 2**32 - 1
-
 
 POSITIVE, NEGATIVE, IGNORED, UNKNOWN = (np.int8(kind) for kind in (1, 0, -1, 2))
 
@@ -87,44 +85,3 @@ def mined_negatives(
         rule, remedy = "hard_mining=False needs key", "Pass a jax.random key, a new one per step."
         fail(ValueError, function, rule, "key None", remedy)
     return random_k_mask(key, k, negative, axis_name=mining.axis_name)
-
-
-def negatives_to_keep(num_pos: jax.Array, num_neg: jax.Array, neg_pos_ub: ArrayLike) -> jax.Array:
-    """How many negatives take part, equal to Python's arithmetic.
-
-    With ``p = max(1, num_pos)``: ``int(p * neg_pos_ub)`` if ``num_neg / p > neg_pos_ub``, otherwise
-    all of them. It is computed in float64, because float32 is wrong for numbers as small as
-    100 * 0.29 (29 instead of 28). A TPU emulates float64: there the result may differ by one.
-
-    Args:
-        num_pos: Number of positives, an integer scalar.
-        num_neg: Number of negatives, an integer scalar.
-        neg_pos_ub: Maximum number of negatives per positive. If it is 0 or less, infinite or NaN,
-            there is no limit. A traced number counts with the value that its dtype holds.
-    """
-    ratio = as_option(neg_pos_ub)
-    if not isinstance(ratio, jax.Array) and not 0 < ratio < _MAX_COUNT:
-        return num_neg  # The float32 parts of such a number would overflow.
-    is_limit = ratio > 0
-    num_pos = jnp.maximum(num_pos, 1)
-    numbers = [num_pos, num_neg, *_parts(ratio, num_pos)]
-    with enable_x64(True):
-        # JAX 0.6 compiles float64 constants, and under checkify functions of jnp, as float32. The
-        # ratio is therefore the exact sum of its parts, and only functions of lax follow.
-        positives, negatives, *parts = (lax.convert_element_type(x, jnp.float64) for x in numbers)
-        exact = sum(parts[1:], start=parts[0])
-        limited = negatives / positives > exact
-        limit = lax.min(lax.floor(positives * exact), negatives)
-        limit = lax.convert_element_type(limit, num_neg.dtype)
-    return jnp.where(limited & is_limit, limit, num_neg)
-
-
-def _parts(ratio: float | jax.Array, like: jax.Array) -> list[jax.Array]:
-    """A traced number, or three float32 numbers whose sum is the float64 number."""
-    if isinstance(ratio, jax.Array):
-        return [lax.stop_gradient(ratio)]
-    high = np.float32(ratio)
-    middle = np.float32(ratio - float(high))
-    low = np.float32(ratio - float(high) - float(middle))
-    zero = (like * 0).astype(jnp.float32)
-    return [zero + part for part in (high, middle, low)]

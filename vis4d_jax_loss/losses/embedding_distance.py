@@ -8,14 +8,15 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_numeric, check_same_shape
+from vis4d_jax_loss._mesh_axis import count_elements
 from vis4d_jax_loss._numerics import as_array, as_option, clamp, fill_masked, to_common_float
 from vis4d_jax_loss._reduce_loss import reduce_scalar
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import read_pairs
 from vis4d_jax_loss.losses._pairs import Mining, check_mining, mined_negatives, pair_masks
 from vis4d_jax_loss.losses.common import l2_loss
-from vis4d_jax_loss.mining import count_elements
-from vis4d_jax_loss.reducer import AxisName, LossReducer, SumWeightedLoss, identity_loss
+from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss
+from vis4d_jax_loss.weighted_reducer import SumWeightedLoss
 
 _INT32_MAX = 2**31 - 1
 

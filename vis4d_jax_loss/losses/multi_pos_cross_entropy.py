@@ -14,7 +14,8 @@ from vis4d_jax_loss._reduce_loss import reduce_loss, reduce_scalar
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._inputs import read_pairs
 from vis4d_jax_loss.losses._pairs import IGNORED, NEGATIVE, POSITIVE, UNKNOWN, pair_kinds
-from vis4d_jax_loss.reducer import AxisName, LossReducer, SumWeightedLoss, identity_loss
+from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss
+from vis4d_jax_loss.weighted_reducer import SumWeightedLoss
 
 
 @jax.named_scope("multi_pos_cross_entropy")

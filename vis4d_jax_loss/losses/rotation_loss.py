@@ -19,7 +19,7 @@ from vis4d_jax_loss._checks import (
     shapes_of,
 )
 from vis4d_jax_loss._numerics import as_array, expand_mask, fill_masked, to_common_float
-from vis4d_jax_loss._reduce_loss import check_no_axis, parameters_of, reduce_loss
+from vis4d_jax_loss._reduce_loss import WITH_AXIS, check_no_axis, parameters_of, reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._sigmoid_cross_entropy import sigmoid_cross_entropy
 from vis4d_jax_loss.losses._sine_cosine import sine_and_cosine
@@ -159,6 +159,8 @@ def _over_shards(function: str, reducer: LossReducer, axis_name: AxisName | None
     check_no_axis(function, reducer)
     if axis_name is None:
         return reducer
+    if isinstance(reducer, WITH_AXIS):
+        return dataclasses.replace(reducer, axis_name=axis_name)
     if "axis_name" not in (parameters_of(reducer) or {}):
         rule = "reducer must accept axis_name if the loss has one"
         got = f"reducer {getattr(reducer, '__name__', type(reducer).__name__)}"
