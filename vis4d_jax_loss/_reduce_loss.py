@@ -12,7 +12,13 @@ import jax.numpy as jnp
 from vis4d_jax_loss._checks import check_reducer, describe, fail
 from vis4d_jax_loss._numerics import expand_mask, fill_masked
 from vis4d_jax_loss.hard_mean import HardMeanLoss
-from vis4d_jax_loss.reducer import LossReducer, OverAxis
+from vis4d_jax_loss.reducer import (
+    LossReducer,
+    OverAxis,
+    identity_loss,
+    mean_loss,
+    sum_loss,
+)
 from vis4d_jax_loss.weighted_reducer import SumWeightedLoss, WeightedMeanLoss
 
 #: Our reducers whose mesh axis is an option.
@@ -58,11 +64,18 @@ def reduce_loss(
         remedy = "Use mean_loss, sum_loss or jnp.mean, or add a keyword where=None to yours."
         rule = "a reducer must accept where= when elements are masked"
         fail(TypeError, "reducer", rule, got, remedy)
-    where = expand_mask(where, loss.shape)
     loss = fill_masked(loss, where)
+    if not _is_our_function(reducer):  # ours read masks over leading axes
+        where = expand_mask(where, loss.shape)
     if like_numpy:
         return _reduce_like_numpy(reduce, loss, where, parameters)
     return jnp.asarray(reduce(loss, where=where))
+
+
+def _is_our_function(reducer: LossReducer) -> bool:
+    inner = reducer.reducer if isinstance(reducer, OverAxis) else reducer
+    function = getattr(inner, "func", inner)  # of a functools.partial
+    return any(function is ours for ours in (mean_loss, sum_loss, identity_loss))
 
 
 def _reduce_like_numpy(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
 
 from vis4d_jax_loss import _numerics
 from vis4d_jax_loss._checks import check_axes, check_mask, describe, fail
@@ -126,14 +127,12 @@ def mean_loss(
         >>> print(mean_loss(loss, where=where), mean_loss(loss, where=where, axis=1))
         1.5 [1.5 0. ]
     """
-    loss, where = read_losses("mean_loss", loss, where)
+    loss, mask = read_losses("mean_loss", loss, where)
     axes = check_axes("mean_loss", axis, loss.shape)
-    total = sum_loss(loss, where=where, axis=axes, axis_name=axis_name)
+    total = sum_loss(loss, where=mask, axis=axes, axis_name=axis_name)
     # The count is a float: as int32 it would wrap at 2**31 elements, on one device or over many.
-    if where is None:
-        count = jnp.asarray(math.prod(loss.shape[i] for i in axes), total.dtype)
-    else:
-        count = _numerics.count_true(where, total.dtype, axes)
+    where = jnp.asarray(True if where is None else where)
+    count = _count_valid(where, loss.shape, axes, total.dtype)
     return safe_divide(total, psum_over(count, axis_name))
 
 
@@ -174,6 +173,20 @@ class OverAxis:
     def __call__(self, loss: ArrayLike, *, where: ArrayLike | None = None) -> jax.Array:
         """Reduce the losses of all shards; ``where`` is a mask over their leading axes."""
         return self.reducer(loss, where=where, axis_name=self.axis_name)
+
+
+def _count_valid(
+    where: jax.Array, shape: tuple[int, ...], axes: Sequence[int], dtype: DTypeLike
+) -> jax.Array:
+    """Count the elements along axes that a mask over leading axes marks.
+
+    The mask is not expanded: a GPU would store it, and read it once more.
+    """
+    leading, trailing = ([i for i in axes if (i < where.ndim) == first] for first in (True, False))
+    count = _numerics.count_true(where, dtype, leading)
+    kept = len(shape) - where.ndim - len(trailing)
+    count = lax.expand_dims(count, range(count.ndim, count.ndim + kept))
+    return count * jnp.asarray(math.prod(shape[i] for i in trailing), dtype)
 
 
 def read_losses(
