@@ -47,16 +47,17 @@ def test_a_logit_of_minus_infinity_has_finite_tangents():
 
 def test_second_derivatives_by_hand():
     hessian = jax.jit(jax.hessian(sigmoid_cross_entropy, argnums=(0, 1)))
-    ((of_logit, mixed), (_, of_target)) = hessian(jnp.log(3.0), 1.0)
+    ((of_logit, mixed), (_, of_target)) = hessian(jnp.log(3.0), jnp.float32(1))
     np.testing.assert_allclose([of_logit, mixed, of_target], [0.75 * 0.25, -1, 0], rtol=1e-6)
-    ((of_logit, _), _) = hessian(1e4, 1.0)
+    ((of_logit, _), _) = hessian(jnp.float32(1e4), jnp.float32(1))
     assert of_logit == 0
 
 
 @pytest.mark.parametrize("logit", [0.0, -1.5, 20.0, 1e4, -1e4, np.inf, -np.inf])
 def test_softplus_is_the_cross_entropy_of_the_target_0(logit):
-    loss, slope = jax.value_and_grad(sigmoid_cross_entropy)(logit, 0.0)
-    assert jax.value_and_grad(softplus)(logit) == (loss, slope)
+    x = jnp.float32(logit)
+    loss_and_slope = jax.value_and_grad(sigmoid_cross_entropy)(x, jnp.float32(0))
+    assert jax.value_and_grad(softplus)(x) == loss_and_slope
 
 
 def test_losses_of_every_size_keep_their_digits():
