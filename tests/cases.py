@@ -58,9 +58,11 @@ class Case:
     extra: dict[str, Any] = field(default_factory=dict)
     #: What the module's call returns, if it differs from the function's result.
     as_module: Callable[..., Any] | None = None
+    #: Tells rows of the same loss apart.
+    kind: str = ""
 
     def __repr__(self):
-        return self.name
+        return f"{self.name}_{self.kind}" if self.kind else self.name
 
     @property
     def function(self):
@@ -154,6 +156,22 @@ CASES = [
         vjl.OrthogonalTransformRegularizationLoss(),
         {"transforms": [normal(N, 3, 3), normal(N, 2, 4)]},
         ("transforms",),
+    ),
+    Case(
+        "cross_entropy",
+        vjl.CrossEntropyLoss(class_weights=(0.5, 1.0, 2.0), label_smoothing=0.1),
+        {"output": normal(N, 3), "target": np.array([0, 1, 2, 255, 1, 0])},
+        ("output",),
+        {"class_weights": (0.5, 1.0, 2.0), "label_smoothing": 0.1},
+        kind="smoothed",
+    ),
+    Case(
+        "cross_entropy",
+        vjl.CrossEntropyLoss(class_weights=(0.5, 1.0, 2.0)),
+        {"output": normal(N, 3), "target": RNG.dirichlet([1, 1, 1], N).astype(np.float32)},
+        ("output", "target"),
+        {"class_weights": (0.5, 1.0, 2.0)},
+        kind="with_probabilities",
     ),
 ]
 

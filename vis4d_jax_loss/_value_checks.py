@@ -30,6 +30,12 @@ def expect_finite_or_off(
     return expect(x, bad, x, f"{function}: {name} must be finite or -inf", checked)
 
 
+def expect_not_negative(function: str, name: str, x: jax.Array) -> jax.Array:
+    """Report values that are negative, NaN or infinite."""
+    bad = ~((x >= 0) & (x < jnp.inf))
+    return expect(x, bad, x, f"{function}: {name} must be finite and not negative")
+
+
 def expect_labels(
     function: str, labels: jax.Array, bad: jax.Array, target: jax.Array, num_classes: int
 ) -> jax.Array:
