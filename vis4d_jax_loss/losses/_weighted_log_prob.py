@@ -99,15 +99,16 @@ def _weighted_losses(form, axis, logits, labels, label_weights, class_weights):
     logits = to_float(logits)
     shift, rest, label_logit = form(logits, labels, axis)
 
-    # Compute differences from ``shift``: sums of large logits would cancel. On a CPU XLA would
-    # store ``logit - shift``, because its exponential is taken too.
+    # Compute differences from ``shift``: sums of large logits would cancel. On a CPU XLA stores
+    # ``logit - shift`` once, for the exponential and for this; for ``shift - logit`` it would store
+    # ``shift`` for each class.
     def weighted(weight, logit, shift):
-        return _multiply(weight, shift - logit)
+        return _multiply(weight, logit - shift)
 
     loss = _totals(form, axis, logits, class_weights) * rest
-    loss += sum_classes(form, weighted, axis, class_weights, logits, per_element=shift)
+    loss -= sum_classes(form, weighted, axis, class_weights, logits, per_element=shift)
     if label_weights is not None:
-        loss += _multiply(label_weights, rest - (label_logit - shift))
+        loss -= _multiply(label_weights, label_logit - shift - rest)
     return jnp.where(labels < 0, 0, loss)
 
 
@@ -117,10 +118,10 @@ def _totals(form, axis, logits, class_weights):
     return sum_classes(form, lambda weight: weight, axis, class_weights)
 
 
-def _multiply(weight: jax.Array, cost: jax.Array) -> jax.Array:
-    """Multiply costs that are not negative; a weight of 0 times an infinite cost is 0."""
+def _multiply(weight: jax.Array, logit: jax.Array) -> jax.Array:
+    """Multiply logits that are not positive; a weight of 0 times -inf is 0."""
     # XLA fuses no jnp.where into a sum on a CPU. The bound is 0 for a weight of 0, and infinite for
     # all others. The inner minimum keeps XLA from multiplying the constants first: 0 * inf is NaN.
     largest = jnp.finfo(weight.dtype).max
     bound = jnp.minimum(jnp.abs(weight) * largest, largest) * largest
-    return weight * jnp.minimum(cost, bound)
+    return weight * jnp.maximum(logit, -bound)
