@@ -58,9 +58,11 @@ class Case:
     extra: dict[str, Any] = field(default_factory=dict)
     #: What the module's call returns, if it differs from the function's result.
     as_module: Callable[..., Any] | None = None
+    #: Tells rows of the same loss apart.
+    kind: str = ""
 
     def __repr__(self):
-        return self.name
+        return f"{self.name}_{self.kind}" if self.kind else self.name
 
     @property
     def function(self):
@@ -189,6 +191,22 @@ CASES = [
         {"output": normal(N, 3, 4, 3), "target": RNG.integers(0, 3, (N, 3, 4))},
         ("output",),
         {"alpha": 0.3, "beta": 0.7, "absent": "skip"},
+    ),
+    Case(
+        "cross_entropy",
+        vjl.CrossEntropyLoss(class_weights=(0.5, 1.0, 2.0), label_smoothing=0.1),
+        {"output": normal(N, 3), "target": np.array([0, 1, 2, 255, 1, 0])},
+        ("output",),
+        {"class_weights": (0.5, 1.0, 2.0), "label_smoothing": 0.1},
+        kind="smoothed",
+    ),
+    Case(
+        "cross_entropy",
+        vjl.CrossEntropyLoss(class_weights=(0.5, 1.0, 2.0)),
+        {"output": normal(N, 3), "target": RNG.dirichlet([1, 1, 1], N).astype(np.float32)},
+        ("output", "target"),
+        {"class_weights": (0.5, 1.0, 2.0)},
+        kind="with_probabilities",
     ),
 ]
 

@@ -32,12 +32,12 @@ def name_of(reducer):
 def differentiate(case, inputs, where=None, reducer=vjl.mean_loss):
     """Value and gradients of a loss, jitted once for each case, reducer and kind of call."""
     wrt = {name: inputs[name] for name in case.wrt}
-    return _step(case.name, reducer)(wrt, inputs, where)
+    return _step(repr(case), reducer)(wrt, inputs, where)
 
 
 @functools.cache
 def _step(name, reducer):
-    case = next(c for c in CASES if c.name == name)
+    case = next(c for c in CASES if repr(c) == name)
 
     def loss(wrt, inputs, where):
         return total(case(inputs | wrt, where, reducer))

@@ -221,15 +221,14 @@ def test_class_weights_have_a_gradient():
 IMAGES, LABEL_MAPS = jnp.zeros((2, 3, 8, 8)), jnp.zeros((2, 8, 8), int)
 
 
-def mismatch(output, target, class_axis=None):
+def mismatch(output, target, class_axis):
     axes = (
         f"Logits have one axis more than labels: the classes, here class_axis={class_axis}; "
-        "use class_axis=1 for the layout [N, C, H, W]."
+        "use class_axis=1 for the layout [N, C, H, W]. Class probabilities have the shape of output."
     )
-    one_hot = "For one-hot targets pass the labels, target.argmax(-1)."
     return (
         "cross_entropy: output without its class axis must have the shape of target, "
-        f"got output {output} and target {target}. {one_hot if class_axis is None else axes}"
+        f"got output {output} and target {target}. {axes}"
     )
 
 
@@ -242,8 +241,20 @@ def mismatch(output, target, class_axis=None):
             mismatch((2, 3, 8, 8), (2, 8, 8), 4),
         ),
         (
-            lambda: cross_entropy(jnp.zeros((2, 3)), jnp.zeros((2, 3))),  # one-hot labels
-            mismatch((2, 3), (2, 3)),
+            lambda: cross_entropy(jnp.zeros((2, 3)), jnp.zeros((2, 2))),  # one class less
+            mismatch((2, 3), (2, 2), -1),
+        ),
+        (
+            lambda: cross_entropy(jnp.zeros(()), jnp.zeros(())),  # no classes
+            mismatch((), (), -1),
+        ),
+        (
+            lambda: cross_entropy(LOGITS, LABELS, label_smoothing=1.5),
+            "cross_entropy: label_smoothing must be from 0 to 1, got label_smoothing 1.5.",
+        ),
+        (
+            lambda: CrossEntropyLoss(label_smoothing=-0.1),
+            "CrossEntropyLoss: label_smoothing must be from 0 to 1, got label_smoothing -0.1.",
         ),
         (
             lambda: cross_entropy(IMAGES, LABEL_MAPS, jnp.ones(4), class_axis=1),

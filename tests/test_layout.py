@@ -13,8 +13,11 @@ FILES = {
 }
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
-# Private files of the losses that build on other private files.
-BUILT_ON_OTHERS = ["losses.__init__", "losses._focal", "losses._labelled"]
+# These build on other files that losses share.
+ABOVE = [
+    "losses.__init__",
+    *("losses._focal", "losses._labelled", "losses._weighted_log_prob", "losses._soft_targets"),
+]
 
 # From the ground up. A file imports only from lower floors.
 FLOORS = [
@@ -25,8 +28,9 @@ FLOORS = [
     ["weighted_reducer", "hard_mean"],
     ["_reduce_loss"],
     ["base", "box", "mining"],
-    [name for name in FILES if name.startswith("losses._") and name not in BUILT_ON_OTHERS],
-    ["losses._focal", "losses._labelled"],
+    [name for name in FILES if name.startswith("losses._") and name not in ABOVE],
+    ["losses._focal", "losses._labelled", "losses._weighted_log_prob"],
+    ["losses._soft_targets"],
     [name for name in FILES if name.startswith("losses.") and "._" not in name],
     ["composition.errors"],
     ["composition.paths"],

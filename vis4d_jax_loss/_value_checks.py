@@ -36,6 +36,12 @@ def expect_probabilities(function: str, name: str, x: jax.Array) -> jax.Array:
     return expect(x, bad, x, f"{function}: {name} must hold numbers from 0 to 1")
 
 
+def expect_not_negative(function: str, name: str, x: jax.Array) -> jax.Array:
+    """Report values that are negative, NaN or infinite."""
+    bad = ~((x >= 0) & (x < jnp.inf))
+    return expect(x, bad, x, f"{function}: {name} must be finite and not negative")
+
+
 def expect_labels(
     function: str, labels: jax.Array, bad: jax.Array, target: jax.Array, num_classes: int
 ) -> jax.Array:

@@ -101,11 +101,18 @@ def read_pairs(
 
 
 def check_logits(
-    function: str, output: jax.Array, target: Any, class_axis: int, *, crop: bool = False
+    function: str,
+    output: jax.Array,
+    target: Any,
+    class_axis: int,
+    *,
+    crop: bool = False,
+    probabilities: bool = False,
 ) -> None:
     """Check logits against labels: without the class axis their shapes are equal.
 
-    With ``crop``, the logits may have more rows and columns than the labels.
+    With ``crop``, the logits may have more rows and columns than the labels. With
+    ``probabilities``, the target may have the shape of the logits instead.
     """
     check_numeric(function, output=output)
     check_label_dtype(function, target=target)
@@ -114,13 +121,18 @@ def check_logits(
         f"Logits have one axis more than labels: the classes, here class_axis={class_axis}; "
         "use class_axis=1 for the layout [N, C, H, W]."
     )
-    if output.shape == target.shape:
+    if probabilities:
+        remedy += " Class probabilities have the shape of output."
+    elif output.shape == target.shape:
         remedy = "For one-hot targets pass the labels, target.argmax(-1)."
     rule = "output without its class axis must have the shape of target"
     if crop:
         rule = "output without its class axis must be at least as large as target [..., H, W]"
         remedy += " Enlarge smaller logits first, with jax.image.resize."
     got = shapes_of(output=output, target=target)
+    is_axis = -output.ndim <= class_axis < output.ndim
+    if probabilities and is_axis and output.shape == target.shape:
+        return
     if not _logits_fit(output, target, class_axis, crop):
         fail(ValueError, function, rule, got, remedy)
     if crop and _looks_channels_first(output, target, class_axis):

@@ -49,29 +49,35 @@ def read_labelled(
 
 def cross_entropy_of_labels(read: Labelled) -> jax.Array:
     """The cross-entropy of each element; without a gradient where there is no valid label."""
-    no_label = read.labels.skipped | read.labels.invalid
-    labels = jnp.where(no_label, _NO_LABEL, read.labels.value)
-    return negative_log_prob(read.logits, labels, read.axis)
+    return negative_log_prob(read.logits, valid_labels(read.labels), read.axis)
 
 
-def weight_of_label(
-    function: str, class_weights: ArrayLike | Sequence[float], read: Labelled
+def valid_labels(labels: Labels) -> jax.Array:
+    """The labels; a negative one stands for each that is skipped or invalid."""
+    return jnp.where(labels.skipped | labels.invalid, _NO_LABEL, labels.value)
+
+
+def read_class_weights(
+    function: str, class_weights: ArrayLike | Sequence[float], logits: jax.Array, axis: int
 ) -> jax.Array:
-    """The class weight of each label; 0 for a label that is not a class."""
-    shape, axis = read.logits.shape, read.axis
+    """The class weights along an axis of the logits, in the dtype of the loss."""
     if callable(class_weights):
         got = f"class_weights {getattr(class_weights, '__name__', class_weights)}"
         remedy = "A reducer is passed by name: reducer=mean_loss."
         fail(TypeError, function, "class_weights must be numbers", got, remedy)
-    weights = jnp.asarray(class_weights, dtype=to_float(read.logits).dtype)
-    if not holds(chex.assert_shape, weights, (shape[axis],)):
-        rule = f"class_weights must hold {shape[axis]} weights, one per class"
+    weights = jnp.asarray(class_weights, dtype=to_float(logits).dtype)
+    if not holds(chex.assert_shape, weights, (logits.shape[axis],)):
+        rule = f"class_weights must hold {logits.shape[axis]} weights, one per class"
         remedy = "The classes are counted along class_axis of output."
         fail(ValueError, function, rule, shapes_of(class_weights=weights), remedy)
     weights = _value_checks.expect_finite(function, "class_weights", weights)
-    weights = weights.reshape([n if i == axis else 1 for i, n in enumerate(shape)])
-    of_label = jnp.where(is_label(read.labels.value, shape, axis), weights, 0)
-    return jnp.sum(of_label, axis=axis)
+    return lax.expand_dims(weights, [i for i in range(logits.ndim) if i != axis])
+
+
+def weight_of_label(class_weights: jax.Array, read: Labelled) -> jax.Array:
+    """The class weight of each label; 0 for a label that is not a class."""
+    one_hot = is_label(read.labels.value, read.logits.shape, read.axis)
+    return jnp.sum(jnp.where(one_hot, class_weights, 0), axis=read.axis)
 
 
 def mark_labels(loss: jax.Array, labels: Labels) -> jax.Array:

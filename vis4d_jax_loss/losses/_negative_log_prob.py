@@ -28,31 +28,31 @@ def negative_log_prob(logits: jax.Array, labels: jax.Array, axis: int) -> jax.Ar
     The logits, of a floating dtype, may contain anything there, NaN included; their derivatives are
     0.
     """
-    return _per_platform(_losses, _forms(logits, axis), logits, labels, axis)
+    return per_platform(_losses, axis, logits, labels)
 
 
 @negative_log_prob.defjvp
 def _negative_log_prob_jvp(axis, primals, tangents):
     (logits, labels), (change, _) = primals, tangents
-    gradient = _probabilities(logits, labels, axis)
+    gradient = probabilities(logits, labels, axis)
     gradient -= is_label(labels, logits.shape, axis).astype(gradient.dtype)
-    change = _without_unlabelled(change.astype(gradient.dtype), labels, axis)
+    change = without_unlabelled(change.astype(gradient.dtype), labels, axis)
     return negative_log_prob(logits, labels, axis), jnp.sum(gradient * change, axis=axis)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _probabilities(logits: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
+def probabilities(logits: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
     """Softmax of the logits; 0 where the label is negative."""
-    return _per_platform(_softmax, _forms(logits, axis), logits, labels, axis)
+    return per_platform(_softmax, axis, logits, labels)
 
 
-@_probabilities.defjvp
+@probabilities.defjvp
 def _probabilities_jvp(axis, primals, tangents):
     (logits, labels), (change, _) = primals, tangents
-    probabilities = _probabilities(logits, labels, axis)
-    change = _without_unlabelled(change.astype(probabilities.dtype), labels, axis)
-    moved = probabilities * change
-    return probabilities, moved - probabilities * jnp.sum(moved, axis=axis, keepdims=True)
+    softmax = probabilities(logits, labels, axis)
+    change = without_unlabelled(change.astype(softmax.dtype), labels, axis)
+    moved = softmax * change
+    return softmax, moved - softmax * jnp.sum(moved, axis=axis, keepdims=True)
 
 
 def is_label(labels: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
@@ -61,16 +61,16 @@ def is_label(labels: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
     return classes == lax.expand_dims(labels, [axis])
 
 
-def _without_unlabelled(x: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
+def without_unlabelled(x: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
     return jnp.where(lax.expand_dims(labels < 0, [axis]), 0, x)
 
 
 # A form computes (shift, rest, label_logit) from logits, labels and axis, where shift + rest is the
 # logarithm of the sum of exponentials.
-_Form = Callable[[jax.Array, jax.Array, int], tuple[jax.Array, jax.Array, jax.Array]]
+Form = Callable[[jax.Array, jax.Array, int], tuple[jax.Array, jax.Array, jax.Array]]
 
 
-def _forms(logits: jax.Array, axis: int) -> tuple[_Form, _Form]:
+def _forms(logits: jax.Array, axis: int) -> tuple[Form, Form]:
     """The form for a CPU, and the form for all other platforms."""
     sharding = jax.typeof(logits).sharding.spec
     classes = logits.shape[axis]
@@ -84,35 +84,42 @@ def _forms(logits: jax.Array, axis: int) -> tuple[_Form, _Form]:
 
 
 # Called without jit, jax.debug_nans would stop at NaN in padding.
-@partial(jax.jit, static_argnums=(0, 3))
-def _losses(form: _Form, logits: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
+@partial(jax.jit, static_argnums=(0, 1))
+def _losses(form: Form, axis: int, logits: jax.Array, labels: jax.Array) -> jax.Array:
     shift, rest, label_logit = form(to_float(logits), labels, axis)
     return jnp.where(labels < 0, 0, rest - (label_logit - shift))
 
 
-@partial(jax.jit, static_argnums=(0, 3))
-def _softmax(form: _Form, logits: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
+@partial(jax.jit, static_argnums=(0, 1))
+def _softmax(form: Form, axis: int, logits: jax.Array, labels: jax.Array) -> jax.Array:
     logits = to_float(logits)
     shift, rest, _ = form(logits, labels, axis)
     shift, rest = (lax.expand_dims(x, [axis]) for x in (shift, rest))
-    return _without_unlabelled(jnp.exp(logits - shift) * jnp.exp(-rest), labels, axis)
+    return without_unlabelled(jnp.exp(logits - shift) * jnp.exp(-rest), labels, axis)
 
 
-def _per_platform(
-    function: Callable[..., jax.Array],
-    forms: tuple[_Form, _Form],
-    logits: jax.Array,
-    labels: jax.Array,
-    axis: int,
+def sum_classes(form, function, axis, *arrays, per_element=None):
+    """Add up ``function`` of the classes, in one go or class by class as ``form`` does."""
+    at_once = form in (_at_once, _gathered_at_once)
+    elements = () if per_element is None else (per_element,)
+    if at_once:
+        return jnp.sum(function(*arrays, *(jnp.expand_dims(x, axis) for x in elements)), axis=axis)
+    chunk = arrays[-1].shape[axis] if form is _class_by_class else _CHUNK
+    return _fold(operator.add, lambda *columns: function(*columns, *elements), axis, chunk, *arrays)
+
+
+def per_platform(
+    function: Callable[..., jax.Array], axis: int, logits: jax.Array, *operands: jax.Array | None
 ) -> jax.Array:
-    on_cpu, other = (lambda z, y, form=form: function(form, z, y, axis) for form in forms)
+    forms = _forms(logits, axis)
+    on_cpu, other = (partial(function, form, axis) for form in forms)
     if forms[0] is forms[1]:
-        return other(logits, labels)
-    return lax.platform_dependent(logits, labels, cpu=on_cpu, default=other)
+        return other(logits, *operands)
+    return lax.platform_dependent(logits, *operands, cpu=on_cpu, default=other)
 
 
 def _at_once(logits, labels, axis):
-    logits = _without_unlabelled(logits, labels, axis)
+    logits = without_unlabelled(logits, labels, axis)
     one_hot = is_label(labels, logits.shape, axis)
     # Mask and sum instead of gathering, so that the class axis may be sharded.
     label_logit = jnp.sum(jnp.where(one_hot, logits, 0), axis=axis)
@@ -120,7 +127,7 @@ def _at_once(logits, labels, axis):
 
 
 def _class_by_class(logits, labels, axis):
-    logits = _without_unlabelled(logits, labels, axis)
+    logits = without_unlabelled(logits, labels, axis)
     # Add up the classes: jnp.where(labels == i, column, label_logit) would require that the labels
     # are sharded like the logits.
     columns = _columns(logits, axis)
@@ -150,8 +157,8 @@ def _log_sum_exp(logits, axis):
 
 def _log_sum_exp_by_class(logits, axis, chunk):
     """Loop over the classes, which XLA fuses; on a CPU it fuses no reduction of a middle axis."""
-    largest = _fold(jnp.maximum, lambda column: column, logits, axis, chunk)
-    log_total = jnp.log(_fold(operator.add, lambda x: jnp.exp(x - largest), logits, axis, chunk))
+    largest = _fold(jnp.maximum, lambda column: column, axis, chunk, logits)
+    log_total = jnp.log(_fold(operator.add, lambda x: jnp.exp(x - largest), axis, chunk, logits))
     # On a CPU, the gradient would compute ``largest`` again for every class, because XLA stores the
     # result of a logarithm but not of a maximum. So ``shift`` is ``largest + log_total``, and the
     # rest is the rounding error of this addition.
@@ -159,21 +166,24 @@ def _log_sum_exp_by_class(logits, axis, chunk):
     return shift, log_total - (shift - largest)
 
 
-def _fold(operation, function, logits, axis, chunk):
+def _fold(operation, function, axis, chunk, *arrays):
     """Reduce ``function`` of each class, with a loop over chunks of classes."""
-    classes = logits.shape[axis]
-    chunks, tail = divmod(classes, min(chunk, classes))
+    classes = arrays[0].shape[axis]
+    chunk = min(chunk, classes)
+    chunks, tail = divmod(classes, chunk)
+
+    def terms(parts):
+        return map(function, *(_columns(part, axis) for part in parts))
 
     def add_chunk(i, result):
-        part = lax.dynamic_slice_in_dim(logits, i * chunk, chunk, axis)
-        return reduce(operation, map(function, _columns(part, axis)), result)
+        parts = [lax.dynamic_slice_in_dim(x, i * chunk, chunk, axis) for x in arrays]
+        return reduce(operation, terms(parts), result)
 
-    head = lax.slice_in_dim(logits, 0, min(chunk, classes), axis=axis)
-    result = reduce(operation, map(function, _columns(head, axis)))
+    result = reduce(operation, terms([lax.slice_in_dim(x, 0, chunk, axis=axis) for x in arrays]))
     if chunks > 1:
         result = lax.fori_loop(1, chunks, add_chunk, result)
-    rest = lax.slice_in_dim(logits, classes - tail, classes, axis=axis)
-    return reduce(operation, map(function, _columns(rest, axis)), result)
+    rest = [lax.slice_in_dim(x, classes - tail, classes, axis=axis) for x in arrays]
+    return reduce(operation, terms(rest), result)
 
 
 def _columns(logits: jax.Array, axis: int) -> list[jax.Array]:

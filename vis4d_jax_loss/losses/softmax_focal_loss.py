@@ -15,6 +15,7 @@ from vis4d_jax_loss.losses._inputs import check_logits
 from vis4d_jax_loss.losses._labelled import (
     cross_entropy_of_labels,
     mark_labels,
+    read_class_weights,
     read_labelled,
     weight_of_label,
 )
@@ -83,7 +84,8 @@ def softmax_focal_loss(
     read = read_labelled(name, output, target, ignore_index, class_axis, where)
     loss = focal_of_cross_entropy(cross_entropy_of_labels(read), gamma)
     if class_weights is not None:
-        loss *= weight_of_label(name, class_weights, read)
+        weights = read_class_weights(name, class_weights, read.logits, read.axis)
+        loss *= weight_of_label(weights, read)
     return reduce_loss(reducer, mark_labels(loss, read.labels), read.mask)
 
 
