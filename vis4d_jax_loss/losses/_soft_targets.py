@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from numbers import Real
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
-from vis4d_jax_loss._checks import check_mask, fail, holds, shapes_of
+from vis4d_jax_loss._checks import check_mask, fail, shapes_of
 from vis4d_jax_loss._numerics import as_option, expand_mask, to_common_float, to_float
 from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.losses._weighted_log_prob import weighted_negative_log_prob
@@ -84,7 +83,7 @@ def read_class_weights(
         remedy = "A reducer is passed by name: reducer=mean_loss."
         fail(TypeError, "cross_entropy", "class_weights must be numbers", got, remedy)
     weights = jnp.asarray(class_weights, dtype=to_float(logits).dtype)
-    if not holds(chex.assert_shape, weights, (logits.shape[axis],)):
+    if weights.shape != (logits.shape[axis],):  # not by chex, which may be switched off
         rule = f"class_weights must hold {logits.shape[axis]} weights, one per class"
         remedy = "The classes are counted along class_axis of output."
         fail(ValueError, "cross_entropy", rule, shapes_of(class_weights=weights), remedy)
