@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
-from vis4d_jax_loss._checks import check_mask, fail, holds, shapes_of
+from vis4d_jax_loss._checks import check_mask, fail, shapes_of
 from vis4d_jax_loss._numerics import is_integer, to_float
 from vis4d_jax_loss.losses._inputs import cut_to_labels
 from vis4d_jax_loss.losses._labels import IgnoreIndex, Labels, read_labels
@@ -66,7 +65,7 @@ def read_class_weights(
         remedy = "A reducer is passed by name: reducer=mean_loss."
         fail(TypeError, function, "class_weights must be numbers", got, remedy)
     weights = jnp.asarray(class_weights, dtype=to_float(logits).dtype)
-    if not holds(chex.assert_shape, weights, (logits.shape[axis],)):
+    if weights.shape != (logits.shape[axis],):  # not by chex, which may be switched off
         rule = f"class_weights must hold {logits.shape[axis]} weights, one per class"
         remedy = "The classes are counted along class_axis of output."
         fail(ValueError, function, rule, shapes_of(class_weights=weights), remedy)

@@ -18,7 +18,7 @@ from vis4d_jax_loss.reducer import LossReducer
 
 
 def is_zero(label_smoothing: ArrayLike) -> bool:
-    return isinstance(label_smoothing, Real) and label_smoothing == 0
+    return isinstance(label_smoothing, Real) and float(label_smoothing) == 0
 
 
 def cross_entropy_with_probabilities(
