@@ -28,8 +28,9 @@ def paired_iou(boxes1: jax.Array, boxes2: jax.Array) -> jax.Array:
 # and XLA stores masked boxes once more.
 @paired_iou.defjvp
 def _paired_iou_jvp(primals, tangents):
-    iou = paired_iou(*primals)
-    gradients = _iou_gradient(*primals, iou), _iou_gradient(*primals[::-1], iou)
+    boxes1, boxes2 = primals
+    iou = paired_iou(boxes1, boxes2)
+    gradients = _iou_gradient(boxes1, boxes2, iou), _iou_gradient(boxes2, boxes1, iou)
     changes = [jnp.sum(g * t, axis=-1) for g, t in zip(gradients, tangents, strict=True)]
     return iou, changes[0] + changes[1]
 

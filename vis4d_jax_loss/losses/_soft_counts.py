@@ -36,15 +36,15 @@ def _softmax_counts(logits: jax.Array, sign: jax.Array, axis: int) -> tuple[jax.
 @_softmax_counts.defjvp
 def _softmax_counts_jvp(axis, primals, tangents):
     # A probability p changes by p (change - mean), with the mean change under the softmax.
-    change, _ = tangents
-    signed, scale = _signed_probabilities(*primals, axis)
+    (logits, sign), (change, _) = primals, tangents
+    signed, scale = _signed_probabilities(logits, sign, axis)
     mean = jnp.sum(jnp.where(signed < 0, -signed, signed) * change, axis=axis)
     mean = _stored(mean, scale)
     changes = []
     for part in (_negative_part, _positive_part):
         total = jnp.sum(part(signed) * change, axis=_pixels(signed, axis))
         changes.append(total - _weighted_sum(part, signed, mean, axis))
-    return _softmax_counts(*primals, axis), tuple(changes)
+    return _softmax_counts(logits, sign, axis), tuple(changes)
 
 
 def _negative_part(x: jax.Array) -> jax.Array:

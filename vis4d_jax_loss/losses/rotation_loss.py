@@ -111,10 +111,10 @@ def rotation_loss(
     # The residuals: each bin's sine and cosine are reduced over the bin's active rows.
     sines, cosines = sine_and_cosine(angles)
     reducer = _over_shards(name, reducer, axis_name)
-    columns = partial(_residuals_of_columns, reducer)
-    pairs = partial(_residuals_of_pairs, reducer)
+    by_column = partial(_residuals_of_columns, reducer)
+    by_pair = partial(_residuals_of_pairs, reducer)
     residuals = lax.platform_dependent(
-        pred[:, num_bins:], sines, cosines, active, cuda=pairs, rocm=pairs, default=columns
+        pred[:, num_bins:], sines, cosines, active, cuda=by_pair, rocm=by_pair, default=by_column
     )
 
     keeps_rows = residuals.shape == bins.shape
