@@ -58,10 +58,16 @@ def test_every_loss_lowers_for_accelerators(case, platform):
 
 
 # Losses that store more than their inputs, and how much more.
+# These rows have 3 to 5 classes or columns, so that numbers per element or row weigh more than usual;
+# test_benchmarks.py has the usual sizes.
 LARGE = {
-    "multi_pos_cross_entropy": 1.5,  # 5 columns: its numbers per row weigh more than usual
-    "embedding_distance_loss": 1.1,
-    "orthogonal_transform_regularization_loss": 1.1,
+    "cross_entropy": 1.5,
+    "cross_entropy_smoothed": 3.4,
+    "cross_entropy_with_probabilities": 1.4,
+    "softmax_focal_loss": 2.3,
+    "dice_loss": 1.6,
+    "multi_pos_cross_entropy": 1.5,
+    "sigmoid_focal_loss": 1.5,  # its gamma of 0.5 is a power, which value and derivative share
 }
 
 
@@ -69,7 +75,7 @@ LARGE = {
 def test_value_and_gradient_store_less_than_the_inputs(case):
     wrt, inputs = shapes(case, times=20_000)
     memory = compiled(step(case), wrt, inputs).memory_analysis()
-    limit = LARGE.get(case.name, 1) * SLACK * size(*jax.tree.leaves(inputs))
+    limit = LARGE.get(repr(case), 1) * SLACK * size(*jax.tree.leaves(inputs))
     assert memory.temp_size_in_bytes <= limit
 
 

@@ -41,7 +41,7 @@ def cross_entropy_with_probabilities(
     # Hide padding. That of the logits stays: the loss takes no notice of it.
     if mask is not None:
         valid = expand_mask(mask, labels.shape)
-        labels, counted = labels - ~valid, lax.expand_dims(valid, [axis])
+        labels, counted = jnp.where(valid, labels, -1), lax.expand_dims(valid, [axis])
         target = jnp.where(counted, target, 0)
     logits = _value_checks.expect_finite_or_off("cross_entropy", "output", logits, counted)
     target = _value_checks.expect_not_negative("cross_entropy", "target", target)
