@@ -28,18 +28,6 @@ def iou_loss(pred, target, where=None, *, mode):
     return vjl.iou_loss(pred, target, mean_loss, mode, where=where)
 
 
-def giou_loss(pred, target, where=None):
-    return vjl.giou_loss(pred, target, mean_loss, where=where)
-
-
-def diou_loss(pred, target):
-    return vjl.diou_loss(pred, target, mean_loss)
-
-
-def ciou_loss(pred, target):
-    return vjl.ciou_loss(pred, target, mean_loss)
-
-
 def seg_cross_entropy_loss(output, target, where=None, *, class_axis):
     return vjl.seg_cross_entropy_loss(output, target, class_axis=class_axis, where=where)
 

@@ -70,37 +70,6 @@ def iou_loss(pred, target, where=None, *, mode):
     return jnp.mean(losses) if where is None else _masked_mean(losses, where)
 
 
-def giou_loss(pred, target, where=None):
-    shared, union = _overlap(pred, target)
-    sides = jnp.maximum(pred[:, 2:], target[:, 2:]) - jnp.minimum(pred[:, :2], target[:, :2])
-    around = sides[:, 0] * sides[:, 1]
-    losses = 1 - shared / union + (around - union) / around
-    return jnp.mean(losses) if where is None else _masked_mean(losses, where)
-
-
-def _diou(pred, target):
-    shared, union = _overlap(pred, target)
-    iou = shared / union
-    sides = jnp.maximum(pred[:, 2:], target[:, 2:]) - jnp.minimum(pred[:, :2], target[:, :2])
-    between = (pred[:, :2] + pred[:, 2:] - target[:, :2] - target[:, 2:]) / 2
-    return iou, 1 - iou + jnp.sum(between**2, 1) / jnp.sum(sides**2, 1)
-
-
-def diou_loss(pred, target):
-    return jnp.mean(_diou(pred, target)[1])
-
-
-def _angle(boxes):
-    return jnp.arctan2(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-
-
-def ciou_loss(pred, target):
-    iou, losses = _diou(pred, target)
-    shape = 4 / jnp.pi**2 * (_angle(target) - _angle(pred)) ** 2
-    alpha = lax.stop_gradient(shape / (1 - iou + shape + 1e-9))
-    return jnp.mean(losses + alpha * shape)
-
-
 def _log_prob_of_label(output, labels, axis):
     label_logit = jnp.take_along_axis(output, jnp.expand_dims(labels, axis), axis).squeeze(axis)
     return label_logit - jax.nn.logsumexp(output, axis)

@@ -17,8 +17,6 @@ import plain
 import reference
 from inputs import Input
 
-import vis4d_jax_loss as vjl
-
 REGRESSION, BOXES = "regression", "boxes"
 CLASSES = "segmentation and classification"
 PAIRS, TRANSFORMS = "pairs and mining", "transforms"
@@ -281,47 +279,6 @@ ROWS = [
     iou_row("log", masked=False),
     iou_row("log", masked=True),
     iou_row("square", masked=False),
-    Row(
-        name="GIoU",
-        family=BOXES,
-        function="giou_loss",
-        sizes=BOX_COUNTS,
-        compiled_size=COMPILED_BOXES,
-        inputs=pair_of_boxes,
-        ours=ours.giou_loss,
-        plain=plain.giou_loss,
-    ),
-    Row(
-        name="GIoU, masked",
-        family=BOXES,
-        function="giou_loss",
-        sizes=BOX_COUNTS,
-        compiled_size=COMPILED_BOXES,
-        inputs=masked_pair_of_boxes,
-        ours=ours.giou_loss,
-        plain=plain.giou_loss,
-        one_pass=subtract_valid,
-    ),
-    Row(
-        name="DIoU",
-        family=BOXES,
-        function="diou_loss",
-        sizes=BOX_COUNTS,
-        compiled_size=COMPILED_BOXES,
-        inputs=pair_of_boxes,
-        ours=ours.diou_loss,
-        plain=plain.diou_loss,
-    ),
-    Row(
-        name="CIoU",
-        family=BOXES,
-        function="ciou_loss",
-        sizes=BOX_COUNTS,
-        compiled_size=COMPILED_BOXES,
-        inputs=pair_of_boxes,
-        ours=ours.ciou_loss,
-        plain=plain.ciou_loss,
-    ),
     segmentation_row(IMAGES, class_axis=-1),
     segmentation_row(IMAGES, class_axis=-1, masked=True),
     segmentation_row(IMAGES, class_axis=1),
@@ -473,5 +430,3 @@ ROWS = [
         one_pass=double,
     ),
 ]
-#: The rows of the functions that this version of the library has.
-ROWS = [row for row in ROWS if hasattr(vjl, row.function)]
