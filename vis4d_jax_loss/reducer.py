@@ -131,8 +131,10 @@ def mean_loss(
     axes = check_axes("mean_loss", axis, loss.shape)
     total = sum_loss(loss, where=mask, axis=axes, axis_name=axis_name)
     # The count is a float: as int32 it would wrap at 2**31 elements, on one device or over many.
-    where = jnp.asarray(True if where is None else where)
-    count = _count_valid(where, loss.shape, axes, total.dtype)
+    if where is None:
+        count = jnp.asarray(math.prod(loss.shape[i] for i in axes), total.dtype)
+    else:
+        count = _count_valid(jnp.asarray(where), loss.shape, axes, total.dtype)
     return safe_divide(total, psum_over(count, axis_name))
 
 
