@@ -68,14 +68,13 @@ def multi_pos_cross_entropy(
     pred, target, mask = read_pairs(name, pred, target, where)
     check_rank(name, "[N, M]", pred=pred)
 
-    # Tell positives and negatives apart; other pairs have no kind.
+    # Tell positives and negatives apart; other pairs have no kind. The kinds get the sharding of
+    # pred, with which they choose between arrays.
     kind = pair_kinds(name, target, mask)
+    kind |= jnp.zeros_like(pred, kind.dtype)
     valid = (kind == POSITIVE) | (kind == NEGATIVE)
     pred = to_float(pred) if is_integer(pred) else pred
     pred = _value_checks.expect_finite_or_off(name, "pred", pred, valid)
-
-    # The kinds get the sharding of pred, with which they choose between arrays.
-    kind |= jnp.zeros_like(pred, kind.dtype)
     loss = jax.nn.softplus(_log_sum_of_ratios(pred, kind))
 
     # Rows without a valid pair are not counted, if the reducer can leave rows out.
@@ -143,7 +142,8 @@ def _exponentials(
     # in the other, whose exponential is 0: a CPU stores nothing else.
     pred = to_float(pred)
     limit = -_lowest(pred) / 2
-    finite = jnp.clip(pred, -limit, limit)
+    # Adding 0 compiles to nothing; it gives pred the sharding of the kinds.
+    finite = jnp.clip(pred, -limit, limit) + jnp.zeros_like(kind, pred.dtype)
     negatives = jnp.where(kind == UNKNOWN, jnp.nan, -jnp.inf)
     negatives = jnp.where(kind == NEGATIVE, finite, negatives)
     positives = jnp.where(kind == POSITIVE, -finite, -jnp.inf)
