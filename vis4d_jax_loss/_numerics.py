@@ -45,6 +45,11 @@ def to_float(x: ArrayLike) -> jax.Array:
     return x
 
 
+def float_dtype(x: jax.Array) -> DTypeLike:
+    """The dtype of ``to_float(x)``."""
+    return jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+
+
 def to_common_float(*arrays: ArrayLike) -> list[jax.Array]:
     """Cast arrays to one dtype: float64 if any of them is float64, otherwise float32.
 

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_mask, fail, shapes_of
-from vis4d_jax_loss._numerics import is_integer, to_float
+from vis4d_jax_loss._numerics import float_dtype, is_integer, to_float
 from vis4d_jax_loss.losses._inputs import cut_to_labels
 from vis4d_jax_loss.losses._labels import IgnoreIndex, Labels, read_labels
 from vis4d_jax_loss.losses._negative_log_prob import is_label, negative_log_prob
@@ -64,7 +64,7 @@ def read_class_weights(
         got = f"class_weights {getattr(class_weights, '__name__', class_weights)}"
         remedy = "A reducer is passed by name: reducer=mean_loss."
         fail(TypeError, function, "class_weights must be numbers", got, remedy)
-    weights = jnp.asarray(class_weights, dtype=to_float(logits).dtype)
+    weights = jnp.asarray(class_weights, dtype=float_dtype(logits))
     if weights.shape != (logits.shape[axis],):  # not by chex, which may be switched off
         rule = f"class_weights must hold {logits.shape[axis]} weights, one per class"
         remedy = "The classes are counted along class_axis of output."

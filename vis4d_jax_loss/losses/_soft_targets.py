@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from vis4d_jax_loss import _value_checks
 from vis4d_jax_loss._checks import check_mask
-from vis4d_jax_loss._numerics import as_option, expand_mask, to_common_float, to_float
+from vis4d_jax_loss._numerics import as_option, expand_mask, float_dtype, to_common_float
 from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.losses._labelled import Labelled, read_class_weights, valid_labels
 from vis4d_jax_loss.losses._weighted_log_prob import weighted_negative_log_prob
@@ -32,18 +32,17 @@ def cross_entropy_with_probabilities(
 ) -> jax.Array:
     """Compute :func:`cross_entropy` of class probabilities in the shape of the logits."""
     axis = class_axis % output.ndim
-    mask = check_mask("cross_entropy", where, output.shape[:axis] + output.shape[axis + 1 :])
+    mask_shape = output.shape[:axis] + output.shape[axis + 1 :]
+    mask = check_mask("cross_entropy", where, mask_shape)
+    if mask is not None:  # jax.debug_nans would stop at a conversion of NaN in padding
+        valid = lax.expand_dims(expand_mask(mask, mask_shape), [axis])
+        output, target = (jnp.where(valid, x, 0) for x in (output, target))
     logits, target = to_common_float(output, target)
-    # No element has a label, and none is skipped. The array is sharded like the loss.
+    # No element has a label; a negative one marks padding. The array is sharded like the loss.
     labels = jnp.zeros_like(jnp.any(target == 0, axis=axis), jnp.int32)
-    counted = None
-
-    # Hide padding. That of the logits stays: the loss takes no notice of it.
     if mask is not None:
-        valid = expand_mask(mask, labels.shape)
-        labels, counted = jnp.where(valid, labels, -1), lax.expand_dims(valid, [axis])
-        target = jnp.where(counted, target, 0)
-    logits = _value_checks.expect_finite_or_off("cross_entropy", "output", logits, counted)
+        labels = jnp.where(expand_mask(mask, labels.shape), labels, -1)
+    logits = _value_checks.expect_finite_or_off("cross_entropy", "output", logits)
     target = _value_checks.expect_not_negative("cross_entropy", "target", target)
 
     # Smooth the probabilities, and weight the classes.
@@ -64,7 +63,7 @@ def smoothed_cross_entropy(
 ) -> jax.Array:
     """The cross-entropy of each element with smoothed labels."""
     logits, labels, axis = read.logits, valid_labels(read.labels), read.axis
-    dtype = to_float(logits).dtype
+    dtype = float_dtype(logits)
     share = as_option(label_smoothing, dtype)
     label_weights = jnp.ones_like(labels, dtype) if label_weights is None else label_weights
     if class_weights is None:
