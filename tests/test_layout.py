@@ -16,7 +16,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 # From the ground up. A file imports only from lower floors.
 FLOORS = [
     ["_numerics", "_checks", "_expect"],
-    ["_value_checks", "_dataclass", "_options"],
+    ["_value_checks", "_dataclass", "_options", "_box_pairs"],
     ["_module"],
     ["reducer"],
     ["_reduce_loss"],

@@ -4,6 +4,7 @@ A port of ``vis4d.op.loss`` with masks for padded batches and gradients that are
 """
 
 from vis4d_jax_loss.base import Loss
+from vis4d_jax_loss.box import paired_iou, pairwise_iou
 from vis4d_jax_loss.composition.objective import LossModule
 from vis4d_jax_loss.composition.paths import InputPath, data_key, pred_key
 from vis4d_jax_loss.composition.term import LossTerm
@@ -14,6 +15,14 @@ from vis4d_jax_loss.losses.cross_entropy import CrossEntropyLoss, cross_entropy
 from vis4d_jax_loss.losses.embedding_distance import (
     EmbeddingDistanceLoss,
     embedding_distance_loss,
+)
+from vis4d_jax_loss.losses.giou_loss import (
+    CIoULoss,
+    DIoULoss,
+    GIoULoss,
+    ciou_loss,
+    diou_loss,
+    giou_loss,
 )
 from vis4d_jax_loss.losses.iou_loss import IoULoss, IoUMode, iou_loss
 from vis4d_jax_loss.losses.multi_level_seg_loss import MultiLevelSegLoss, multi_level_seg_loss
@@ -46,8 +55,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AxisName",
+    "CIoULoss",
     "CrossEntropyLoss",
+    "DIoULoss",
     "EmbeddingDistanceLoss",
+    "GIoULoss",
     "IgnoreIndex",
     "InputPath",
     "IoULoss",
@@ -68,9 +80,12 @@ __all__ = [
     "SmoothL1Loss",
     "SumWeightedLoss",
     "TermWeight",
+    "ciou_loss",
     "cross_entropy",
     "data_key",
+    "diou_loss",
     "embedding_distance_loss",
+    "giou_loss",
     "identity_loss",
     "iou_loss",
     "l1_loss",
@@ -79,6 +94,8 @@ __all__ = [
     "multi_level_seg_loss",
     "multi_pos_cross_entropy",
     "orthogonal_transform_regularization_loss",
+    "paired_iou",
+    "pairwise_iou",
     "pred_key",
     "random_k_mask",
     "rotation_loss",
