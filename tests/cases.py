@@ -56,6 +56,8 @@ class Case:
     wrt: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    #: Whether the gradient is that of the value; not so if a part of the loss counts as constant.
+    exact: bool = True
     #: What the module's call returns, if it differs from the function's result.
     as_module: Callable[..., Any] | None = None
     #: Tells rows of the same loss apart.
@@ -131,6 +133,15 @@ CASES = [
         {"pred": boxes(N), "target": boxes(N)},
         ("pred", "target"),
         {"mode": "square"},
+    ),
+    Case("giou_loss", vjl.GIoULoss(), {"pred": boxes(N), "target": boxes(N)}, ("pred", "target")),
+    Case("diou_loss", vjl.DIoULoss(), {"pred": boxes(N), "target": boxes(N)}, ("pred", "target")),
+    Case(
+        "ciou_loss",
+        vjl.CIoULoss(),
+        {"pred": boxes(N), "target": boxes(N)},
+        ("pred", "target"),
+        exact=False,
     ),
     Case(
         "multi_pos_cross_entropy",
@@ -211,6 +222,7 @@ CASES = [
 ]
 
 every_loss = pytest.mark.parametrize("case", CASES, ids=repr)
+every_exact_loss = pytest.mark.parametrize("case", [c for c in CASES if c.exact], ids=repr)
 
 MASK = np.array([True, False, True, True, False, True])
 POISON = [np.nan, np.inf, -np.inf, 1e30, -1.0, 0.0, 1.0]

@@ -154,6 +154,18 @@ def test_iou_stores_a_few_numbers_per_box_and_takes_one_pass_for_the_gradient(mo
     assert passes(jax.value_and_grad(loss), *inputs, where) == ["fusion"]
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("loss", [vjl.GIoULoss(MEAN), vjl.DIoULoss(MEAN), vjl.CIoULoss(MEAN)])
+def test_giou_stores_no_more_than_its_inputs_and_takes_one_pass_for_the_gradient(loss, masked):
+    inputs, where = (array(*BOXES), array(*BOXES)), array(BOXES[0], dtype=bool)
+
+    def step(pred, target, where):
+        return loss(pred, target, where=where if masked else None)
+
+    assert temporaries(step, *inputs, where) <= size(*inputs)
+    assert passes(jax.value_and_grad(step), *inputs, where) == ["fusion"]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
 @pytest.mark.parametrize("loss", [vjl.L1Loss(MEAN), vjl.L2Loss(MEAN), vjl.SmoothL1Loss(MEAN)])
 def test_masked_regression_stores_no_more_than_its_inputs_in_float32(loss, dtype):

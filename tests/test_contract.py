@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, MASK, N, arrays, assert_trees_close, every_loss, poisoned, total
+from cases import (
+    CASES,
+    MASK,
+    N,
+    arrays,
+    assert_trees_close,
+    every_exact_loss,
+    every_loss,
+    poisoned,
+    total,
+)
 from jax.experimental import checkify
 from jax.test_util import check_grads
 
@@ -109,7 +119,7 @@ def test_the_sum_of_identity_loss_equals_sum_loss(case):
     )
 
 
-@every_loss
+@every_exact_loss
 def test_gradients_agree_with_finite_differences(case):
     with enable_x64(True):
         double = jax.tree.map(

@@ -4,6 +4,7 @@ A port of ``vis4d.op.loss`` with masks for padded batches and gradients that are
 """
 
 from vis4d_jax_loss.base import Loss
+from vis4d_jax_loss.box import paired_iou, pairwise_iou
 from vis4d_jax_loss.composition.objective import LossModule
 from vis4d_jax_loss.composition.paths import InputPath, data_key, pred_key
 from vis4d_jax_loss.composition.term import LossTerm
@@ -26,6 +27,14 @@ from vis4d_jax_loss.losses.focal_loss import (
     SigmoidFocalLoss,
     heatmap_focal_loss,
     sigmoid_focal_loss,
+)
+from vis4d_jax_loss.losses.giou_loss import (
+    CIoULoss,
+    DIoULoss,
+    GIoULoss,
+    ciou_loss,
+    diou_loss,
+    giou_loss,
 )
 from vis4d_jax_loss.losses.iou_loss import IoULoss, IoUMode, iou_loss
 from vis4d_jax_loss.losses.multi_level_seg_loss import MultiLevelSegLoss, multi_level_seg_loss
@@ -60,9 +69,12 @@ __version__ = "0.1.0"
 __all__ = [
     "AxisName",
     "BinaryCrossEntropyLoss",
+    "CIoULoss",
     "CrossEntropyLoss",
+    "DIoULoss",
     "DiceLoss",
     "EmbeddingDistanceLoss",
+    "GIoULoss",
     "HardMeanLoss",
     "HeatmapFocalLoss",
     "IgnoreIndex",
@@ -89,10 +101,13 @@ __all__ = [
     "TermWeight",
     "WeightedMeanLoss",
     "binary_cross_entropy",
+    "ciou_loss",
     "cross_entropy",
     "data_key",
     "dice_loss",
+    "diou_loss",
     "embedding_distance_loss",
+    "giou_loss",
     "hard_negative_mask",
     "heatmap_focal_loss",
     "identity_loss",
@@ -103,6 +118,8 @@ __all__ = [
     "multi_level_seg_loss",
     "multi_pos_cross_entropy",
     "orthogonal_transform_regularization_loss",
+    "paired_iou",
+    "pairwise_iou",
     "pred_key",
     "random_k_mask",
     "rotation_loss",
