@@ -1,4 +1,4 @@
-"""Extensions of Sphinx: formulas of docstrings, sources of functions, tables for phones."""
+"""Extensions of Sphinx: formulas of docstrings, sources of functions, calls, tables for phones."""
 
 import ast
 import inspect
@@ -28,6 +28,49 @@ class Formula(SphinxDirective):
             raise self.error(f"The docstring of {name} contains no formula.")
         text = textwrap.dedent(found[1]).strip()
         return [nodes.math_block(text, text, label=None, number=None, nowrap=False)]
+
+
+class Calls(SphinxDirective):
+    """``{calls}`` with one name per line: the signature of each name, and for a class its call.
+
+    The whole docstring is on another page, which each name links to.
+    """
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        lines = ["```{eval-rst}", ".. currentmodule:: vis4d_jax_loss"]
+        for name in self.content:
+            lines += ["", *entry(name, getattr(vis4d_jax_loss, name))]
+        return self.parse_text_to_nodes("\n".join([*lines, "```"]))
+
+
+def entry(name: str, value) -> list[str]:
+    """Return the lines of reStructuredText that show how to call a public name."""
+    if not inspect.isclass(value):
+        return [f".. function:: {name}{signature(value)}", *_summary(name, value)]
+    lines = [f".. class:: {name}{signature(value)}", *_summary(name, value)]
+    if "__call__" in dir(value):
+        call = signature(value.__call__).replace("(self, ", "(", 1)
+        lines += ["", f"   .. method:: __call__{call}", "      :no-index:"]
+    return lines
+
+
+def _summary(name: str, value) -> list[str]:
+    text = (inspect.getdoc(value) or "").partition("\n\n")[0].replace("\n", " ")
+    return ["   :no-index:", "", f"   {text} :py:obj:`Options and example <vis4d_jax_loss.{name}>`"]
+
+
+def signature(value) -> str:
+    """Return the signature without types, and with ``mean_loss`` as functions are written."""
+    found = inspect.signature(value)
+    parameters = [p.replace(annotation=p.empty) for p in found.parameters.values()]
+    text = str(found.replace(parameters=parameters, return_annotation=found.empty))
+    return short_defaults(text)
+
+
+def short_defaults(text: str) -> str:
+    return re.sub(r"<function (\w+)[^>]*>", r"\1", text).replace("(0, )", "(0,)")
 
 
 class Source(SphinxDirective):
