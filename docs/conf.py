@@ -33,6 +33,7 @@ html_theme = "sphinx_book_theme"
 html_title = "vis4d_jax_loss"
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
+html_js_files = ["search.js"]
 html_use_index = html_domain_indices = False  # the API reference lists every name
 html_theme_options = {"show_toc_level": 2, "use_download_button": False, "navbar_persistent": []}
 copybutton_prompt_text = r">>> |\.\.\. "
@@ -87,6 +88,15 @@ def trim_examples(app, doctree) -> None:
             block[:] = [nodes.Text(block.rawsource)]
 
 
+def drop_formula(app, what, name, obj, options, lines) -> None:
+    """Drop the formula from a docstring, where the page shows it above by ``{formula}``."""
+    page = (HERE / f"{app.env.docname}.md").read_text()
+    if f"{{formula}} {name.rpartition('.')[2]}\n" in page:
+        start = next(i for i, line in enumerate(lines) if line.startswith(".. math::"))
+        end = next(i for i in range(start + 1, len(lines)) if re.match(r"\S", lines[i]))
+        del lines[start:end]
+
+
 def name_reducers(app, what, name, obj, options, signature, returned):
     """Show ``reducer=mean_loss`` in the signature of a module, not ``<function mean_loss>``."""
     if signature is None:  # of a type
@@ -99,8 +109,10 @@ def setup(app) -> None:
     app.add_directive("source", directives.Source)
     app.add_directive("calls", directives.Calls)
     app.add_post_transform(directives.ColumnLabels)
+    app.add_post_transform(directives.BreakNames)
     app.connect("source-read", link_pages)
     app.connect("doctree-read", trim_examples)
+    app.connect("autodoc-process-docstring", drop_formula)
     app.connect("autodoc-process-signature", name_reducers)
     app.connect("builder-inited", generate)
     app.connect("env-check-consistency", check_every_public_name)

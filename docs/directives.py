@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 
@@ -125,3 +126,18 @@ class ColumnLabels(SphinxPostTransform):
                 for name, entry in zip(names, row.children, strict=True):
                     if name and entry.astext():
                         entry.insert(0, nodes.inline(name, name, classes=["column"]))
+
+
+class BreakNames(SphinxPostTransform):
+    """Let long names in tables and signatures go on in the next line after ``_`` or a word."""
+
+    default_priority = 998
+    formats = ("html",)
+
+    def run(self, **kwargs) -> None:
+        literals = [n for e in self.document.findall(nodes.entry) for n in e.findall(nodes.literal)]
+        for name in [*literals, *self.document.findall(addnodes.desc_name)]:
+            for text in list(name.findall(nodes.Text)):
+                parts = re.split(r"(?<=[_.(,=])(?=\w)|(?<=[a-z])(?=[A-Z])", text)
+                pieces = [(nodes.raw("", "<wbr>", format="html"), nodes.Text(p)) for p in parts]
+                text.parent.replace(text, [node for pair in pieces for node in pair][1:])
