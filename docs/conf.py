@@ -1,5 +1,6 @@
 """Build the site: ``sphinx-build -W --keep-going -b html docs docs/_build/html``."""
 
+import doctest
 import re
 import shutil
 import sys
@@ -39,7 +40,8 @@ html_theme_options = {"show_toc_level": 2, "use_download_button": False, "navbar
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
-myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath", "substitution"]
+myst_substitutions = directives.counts()
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks are shown with their stored outputs
 
@@ -75,6 +77,14 @@ def check_every_public_name(app, env) -> None:
             logging.getLogger(__name__).warning("%s is public but on no page of docs/api", name)
 
 
+def run_get_started(app, docname, source) -> None:
+    """Warn if the code that every newcomer copies does not run; ``-W`` makes this an error."""
+    if docname == "get_started":
+        results = doctest.testfile(str(HERE / "get_started.md"), module_relative=False)
+        if results.failed:
+            logging.getLogger(__name__).warning("%d examples of get_started failed", results.failed)
+
+
 def link_pages(app, docname, source) -> None:
     """Replace links to files outside this folder by links to their pages."""
     source[0] = source[0].replace("(../benchmarks/README.md)", "(benchmarks.md)")
@@ -108,9 +118,11 @@ def setup(app) -> None:
     app.add_directive("formula", directives.Formula)
     app.add_directive("source", directives.Source)
     app.add_directive("calls", directives.Calls)
+    app.add_directive("losses", directives.Losses)
     app.add_post_transform(directives.ColumnLabels)
     app.add_post_transform(directives.BreakNames)
     app.connect("source-read", link_pages)
+    app.connect("source-read", run_get_started)
     app.connect("doctree-read", trim_examples)
     app.connect("autodoc-process-docstring", drop_formula)
     app.connect("autodoc-process-signature", name_reducers)

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 import textwrap
 from pathlib import Path
@@ -14,6 +15,22 @@ from sphinx.util.docutils import SphinxDirective
 import vis4d_jax_loss
 
 ROOT = Path(__file__).parents[1]
+
+
+def counts() -> dict[str, int]:
+    """Return the numbers that pages mention as ``{{ name }}``."""
+    recorded = 0
+    for folder in ("golden", "golden_wide"):
+        manifest = json.loads((ROOT / "tests" / folder / "manifest.json").read_text())
+        names = [case["fn"].partition(".")[0] for case in manifest["cases"]]
+        recorded += sum(hasattr(vis4d_jax_loss, name) for name in names)
+    intended = re.findall(
+        r'^    "p\d+": ', (ROOT / "tests/test_golden.py").read_text(), re.MULTILINE
+    )
+    losses = [n for n in vis4d_jax_loss.__all__ if re.search("[a-z0-9](_loss|_entropy)$", n)]
+    return dict(
+        recorded=recorded - len(intended), losses=len(losses) - len(["identity", "mean", "sum"])
+    )
 
 
 class Formula(SphinxDirective):
@@ -72,6 +89,39 @@ def signature(value) -> str:
 
 def short_defaults(text: str) -> str:
     return re.sub(r"<function (\w+)[^>]*>", r"\1", text).replace("(0, )", "(0,)")
+
+
+class Losses(SphinxDirective):
+    """``{losses}``: a table of all losses with pictures, made from the cards of the gallery."""
+
+    def run(self) -> list[nodes.Node]:
+        gallery = ROOT / "docs" / "gallery"
+        self.env.note_dependency(str(gallery / "index.md"))
+        lines = ["| | for | function | module |", "|---|---|---|---|"]
+        for page, task, alt in cards((gallery / "index.md").read_text()):
+            self.env.note_dependency(str(gallery / f"{page}.md"))
+            reference = (gallery / f"{page}.md").read_text().partition("## Reference")[2]
+            functions, modules = (
+                ", ".join(f"`{name}`" for name in re.findall(rf"auto{kind}:: (\w+)", reference))
+                for kind in ("function", "class")
+            )
+            picture = f"[![{alt}](gallery/pictures/{page}_small.png)](gallery/{page}.md)"
+            task = f"[{task}](gallery/{page}.md)"
+            lines.append(f"| {picture} | {task} | {functions} | {modules} |")
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+def cards(text: str) -> list[tuple[str, str, str]]:
+    """Return page, task and description of the picture of each card of the gallery."""
+    found = re.findall(r"grid-item-card} .*\n((?::.+\n)+)(.+)\n:::", text)
+    return [
+        (
+            re.search(r":link: (\w+)", options)[1],
+            task,
+            re.search(r":img-alt: (.+)", options)[1],
+        )
+        for options, task in found
+    ]
 
 
 class Source(SphinxDirective):
@@ -138,6 +188,8 @@ class BreakNames(SphinxPostTransform):
         literals = [n for e in self.document.findall(nodes.entry) for n in e.findall(nodes.literal)]
         for name in [*literals, *self.document.findall(addnodes.desc_name)]:
             for text in list(name.findall(nodes.Text)):
+                if len(text) < 20:
+                    continue
                 parts = re.split(r"(?<=[_.(,=])(?=\w)|(?<=[a-z])(?=[A-Z])", text)
                 pieces = [(nodes.raw("", "<wbr>", format="html"), nodes.Text(p)) for p in parts]
                 text.parent.replace(text, [node for pair in pieces for node in pair][1:])

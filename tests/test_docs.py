@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 from pathlib import Path
@@ -32,6 +33,7 @@ SHOWN = [
 
 NEEDS = {
     "checkify": needs_flax("0.12", "nnx.merge(..., copy=True)"),
+    "get_started": needs_flax("0.11", "nnx.Optimizer.update(model, gradient)"),
     "composition": needs_flax("0.11", "nnx.Optimizer.update(model, gradient)"),
     "many_devices": needs_jax("0.7.2", "jax.set_mesh"),
     "mixed_precision": needs_jax("0.8", "jax.enable_x64"),
@@ -67,6 +69,26 @@ def test_every_loss_has_a_gallery_page(name):
     ]:
         assert part in page
     assert f"{{formula}} {name}" in page or "$$" in page
+
+
+@pytest.mark.parametrize("page", ["which_loss", "conventions", "gallery/index"])
+def test_every_loss_is_in_the_overview(page):
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    names = set(LOSSES) - {"identity_loss", "mean_loss", "sum_loss"}
+    if page == "gallery/index":
+        names = {PAGES_OF_SEVERAL.get(name, name) for name in names}
+    assert sorted(name for name in names if name not in text) == []
+
+
+def test_the_conventions_give_the_order_of_arguments():
+    text = (ROOT / "docs" / "conventions.md").read_text().partition("## What a loss returns")[0]
+    rows = re.findall(r"^\| (`.+`) \| `(.+)` \| `(\w+)`.* \|$", text, re.MULTILINE)
+    assert len(rows) > 5
+    for losses, inputs, following in rows:
+        for loss in re.findall(r"`(\w+)`", losses):
+            names = list(inspect.signature(NAMES[loss]).parameters)
+            expected = [*inputs.split(", "), following]
+            assert names[: len(expected)] == expected, loss
 
 
 @pytest.mark.parametrize(("path", "name"), SHOWN)
