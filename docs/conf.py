@@ -14,6 +14,7 @@ import vis4d_jax_loss
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+import costs  # noqa: E402
 import directives  # noqa: E402
 import plots  # noqa: E402
 
@@ -118,6 +119,7 @@ def setup(app) -> None:
     app.add_directive("formula", directives.Formula)
     app.add_directive("source", directives.Source)
     app.add_directive("calls", directives.Calls)
+    app.add_directive("cost", costs.Cost)
     app.add_directive("losses", directives.Losses)
     app.add_post_transform(directives.ColumnLabels)
     app.add_post_transform(directives.BreakNames)
