@@ -1,5 +1,7 @@
 """The losses of this library, averaged as in a training step."""
 
+import jax.numpy as jnp
+
 import vis4d_jax_loss as vjl
 from vis4d_jax_loss import mean_loss
 
@@ -26,6 +28,26 @@ def rotation_loss(pred, target_bin, target_res):
 
 def iou_loss(pred, target, where=None, *, mode):
     return vjl.iou_loss(pred, target, mean_loss, mode, where=where)
+
+
+def giou_loss(pred, target, where=None):
+    return vjl.giou_loss(pred, target, mean_loss, where=where)
+
+
+def diou_loss(pred, target, where=None):
+    return vjl.diou_loss(pred, target, mean_loss, where=where)
+
+
+def ciou_loss(pred, target, where=None):
+    return vjl.ciou_loss(pred, target, mean_loss, where=where)
+
+
+def paired_iou(boxes1, boxes2):
+    return jnp.mean(vjl.paired_iou(boxes1, boxes2))
+
+
+def pairwise_iou(boxes1, boxes2):
+    return vjl.pairwise_iou(boxes1, boxes2)
 
 
 def seg_cross_entropy_loss(output, target, where=None, *, class_axis):

@@ -111,6 +111,10 @@ def pair_of_boxes(count, _):
     return inputs.boxes(count), inputs.boxes(count)
 
 
+def two_sets_of_boxes(count1, count2):
+    return inputs.boxes(count1), inputs.boxes(count2)
+
+
 def masked_pair_of_boxes(count, _):
     return inputs.boxes(count), inputs.boxes(count), inputs.padding(count)
 
@@ -176,6 +180,23 @@ def iou_row(mode: str, masked: bool) -> Row:
         ours=partial(ours.iou_loss, mode=mode),
         plain=partial(plain.iou_loss, mode=mode),
         reference=partial(reference.iou_loss, mode=mode),
+        one_pass=subtract_valid if masked else jnp.subtract,
+    )
+
+
+def box_row(name: str, masked: bool) -> Row:
+    """The row of ``giou_loss`` and its relatives, whose functions have the same arguments."""
+    function = f"{name.lower()}_loss"
+    return Row(
+        name=f"{name}{', masked' * masked}",
+        family=BOXES,
+        function=function,
+        sizes=BOX_COUNTS,
+        compiled_size=COMPILED_BOXES,
+        inputs=masked_pair_of_boxes if masked else pair_of_boxes,
+        ours=getattr(ours, function),
+        plain=getattr(plain, function),
+        reference=getattr(reference, function),
         one_pass=subtract_valid if masked else jnp.subtract,
     )
 
@@ -279,6 +300,28 @@ ROWS = [
     iou_row("log", masked=False),
     iou_row("log", masked=True),
     iou_row("square", masked=False),
+    *(box_row(name, masked) for name in ("GIoU", "DIoU", "CIoU") for masked in (False, True)),
+    Row(
+        name="paired_iou",
+        family=BOXES,
+        function="paired_iou",
+        sizes=BOX_COUNTS,
+        compiled_size=COMPILED_BOXES,
+        inputs=pair_of_boxes,
+        ours=ours.paired_iou,
+        plain=plain.paired_iou,
+    ),
+    Row(
+        name="pairwise_iou",
+        family=BOXES,
+        function="pairwise_iou",
+        sizes=((100, 100), (1_000, 500), (4_000, 4_000)),
+        inputs=two_sets_of_boxes,
+        ours=ours.pairwise_iou,
+        plain=plain.pairwise_iou,
+        one_pass=lambda boxes1, boxes2: boxes1[:, 0, None] * boxes2[:, 0],
+        gradient=False,
+    ),
     segmentation_row(IMAGES, class_axis=-1),
     segmentation_row(IMAGES, class_axis=-1, masked=True),
     segmentation_row(IMAGES, class_axis=1),
