@@ -42,9 +42,9 @@ def _softmax_counts(logits: jax.Array, sign: jax.Array, axis: int) -> tuple[jax.
 
 @_softmax_counts.defjvp
 def _softmax_counts_jvp(axis, primals, tangents):
-    change, _ = tangents
-    signed, scale = _signed_probabilities(*primals, axis)
-    return _softmax_counts(*primals, axis), _changes(signed, scale, change, axis)
+    (logits, sign), (change, _) = primals, tangents
+    signed, scale = _signed_probabilities(logits, sign, axis)
+    return _softmax_counts(logits, sign, axis), _changes(signed, scale, change, axis)
 
 
 # Under jit, an eager call compiles it once, and not at every call.

@@ -123,7 +123,8 @@ def dice_loss(
     sign = jnp.where(is_label(classes, logits.shape, axis), -1, 1).astype(logits.dtype)
     sign = jnp.where(jnp.expand_dims(labels.skipped, axis), 0, sign)
     true, false = soft_counts(logits, sign, axis)
-    counts = true, false, _sizes(classes, num_classes, true.dtype), *_has_pixels(labels, true.dtype)
+    sizes = _sizes(classes, num_classes, true.dtype)
+    counts = [true, false, sizes, *_has_pixels(labels, true.dtype)]
     if axis_name is not None:
         counts = [lax.psum(count, axis_name) for count in counts]
     true, false, sizes, valid, invalid = counts
