@@ -58,6 +58,12 @@ def cross_entropy(output, target):
     return vjl.cross_entropy(output, target, ignore_index=None, reducer=mean_loss)
 
 
+def smoothed_cross_entropy(output, target):
+    return vjl.cross_entropy(
+        output, target, ignore_index=None, label_smoothing=0.1, reducer=mean_loss
+    )
+
+
 def binary_cross_entropy(output, target, where=None):
     return vjl.binary_cross_entropy(output, target, mean_loss, where=where)
 

@@ -125,6 +125,15 @@ def cross_entropy(output, target):
     return -jnp.mean(_log_prob_of_label(output, target, -1))
 
 
+def smoothed_cross_entropy(output, target):
+    log_prob_of_all = jnp.mean(output, -1) - jax.nn.logsumexp(output, -1)
+    return -jnp.mean(0.9 * _log_prob_of_label(output, target, -1) + 0.1 * log_prob_of_all)
+
+
+def soft_cross_entropy(output, target):
+    return jnp.mean(jax.nn.logsumexp(output, -1) - jnp.sum(target * output, -1))
+
+
 def seg_cross_entropy_loss(output, target, where=None, *, class_axis):
     valid = target != 255
     losses = -_log_prob_of_label(output, jnp.where(valid, target, 0), class_axis)

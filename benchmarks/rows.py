@@ -144,6 +144,10 @@ def logits_and_labels(count, classes):
     return inputs.normal(count, classes), inputs.labels(classes, count)
 
 
+def logits_and_probabilities(count, classes):
+    return inputs.normal(count, classes), inputs.probabilities(count, classes)
+
+
 def logits_and_flags(*shape):
     return inputs.normal(*shape), inputs.flags(0.02, *shape)
 
@@ -218,6 +222,19 @@ def segmentation_row(sizes: tuple, class_axis: int, masked: bool = False) -> Row
         reference=None if masked else reference.seg_cross_entropy_loss,
         inputs_for_reference=None if first else inputs.classes_first,
         one_pass=partial(double_valid, class_axis=class_axis),
+    )
+
+
+def dice_row(sizes: tuple) -> Row:
+    return Row(
+        name=f"dice, {sizes[0][-1]} classes",
+        family=CLASSES,
+        function="dice_loss",
+        sizes=sizes,
+        inputs=images,
+        ours=ours.dice_loss,
+        plain=plain.dice_loss,
+        one_pass=double_valid,
     )
 
 
@@ -339,6 +356,27 @@ ROWS = [
         one_pass=double_valid,
     ),
     Row(
+        name="cross-entropy, smoothed",
+        family=CLASSES,
+        function="cross_entropy",
+        sizes=((512, 1000), (4_096, 1000), (16_384, 1000)),
+        inputs=logits_and_labels,
+        ours=ours.smoothed_cross_entropy,
+        plain=plain.smoothed_cross_entropy,
+        optax=optax_losses.smoothed_cross_entropy,
+        one_pass=double_valid,
+    ),
+    Row(
+        name="cross-entropy, probabilities",
+        family=CLASSES,
+        function="cross_entropy",
+        sizes=((512, 1000), (4_096, 1000), (16_384, 1000)),
+        inputs=logits_and_probabilities,
+        ours=ours.cross_entropy,
+        plain=plain.soft_cross_entropy,
+        optax=optax_losses.soft_cross_entropy,
+    ),
+    Row(
         name="binary cross-entropy",
         family=CLASSES,
         function="binary_cross_entropy",
@@ -397,16 +435,8 @@ ROWS = [
         ours=ours.heatmap_focal_loss,
         plain=plain.heatmap_focal_loss,
     ),
-    Row(
-        name="dice",
-        family=CLASSES,
-        function="dice_loss",
-        sizes=IMAGES,
-        inputs=images,
-        ours=ours.dice_loss,
-        plain=plain.dice_loss,
-        one_pass=double_valid,
-    ),
+    dice_row(IMAGES),
+    dice_row(IMAGES_150),
     Row(
         name="multi-positive cross-entropy",
         family=PAIRS,
