@@ -131,7 +131,7 @@ def smoothed_cross_entropy(output, target):
 
 
 def soft_cross_entropy(output, target):
-    return jnp.mean(jax.nn.logsumexp(output, -1) - jnp.sum(target * output, -1))
+    return jnp.mean(jnp.sum(target * (jax.nn.logsumexp(output, -1, keepdims=True) - output), -1))
 
 
 def seg_cross_entropy_loss(output, target, where=None, *, class_axis):
