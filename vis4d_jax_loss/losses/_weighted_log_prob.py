@@ -110,7 +110,7 @@ def _weighted_losses(form, axis, logits, labels, label_weights, class_weights):
 
     loss = _totals(form, axis, logits, class_weights) * rest
     if class_weights.size == 1:
-        # A CPU would store ``logit - shift``. The logit of the label is another logit of usual size.
+        # A CPU would store ``logit - shift``. The logit of the label has the usual size, too.
         usual = jnp.where(jnp.abs(label_logit) < jnp.inf, label_logit, 0)
         total = sum_classes(form, operator.sub, axis, logits, per_element=usual)
         total += logits.shape[axis] * (usual - shift)
