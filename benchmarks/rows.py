@@ -111,6 +111,10 @@ def pair_of_boxes(count, _):
     return inputs.boxes(count), inputs.boxes(count)
 
 
+def two_sets_of_boxes(count1, count2):
+    return inputs.boxes(count1), inputs.boxes(count2)
+
+
 def masked_pair_of_boxes(count, _):
     return inputs.boxes(count), inputs.boxes(count), inputs.padding(count)
 
@@ -138,6 +142,10 @@ def images_classes_first(count, classes, height, width):
 
 def logits_and_labels(count, classes):
     return inputs.normal(count, classes), inputs.labels(classes, count)
+
+
+def logits_and_probabilities(count, classes):
+    return inputs.normal(count, classes), inputs.probabilities(count, classes)
 
 
 def logits_and_flags(*shape):
@@ -180,6 +188,23 @@ def iou_row(mode: str, masked: bool) -> Row:
     )
 
 
+def box_row(name: str, masked: bool) -> Row:
+    """The row of ``giou_loss`` and its relatives, whose functions have the same arguments."""
+    function = f"{name.lower()}_loss"
+    return Row(
+        name=f"{name}{', masked' * masked}",
+        family=BOXES,
+        function=function,
+        sizes=BOX_COUNTS,
+        compiled_size=COMPILED_BOXES,
+        inputs=masked_pair_of_boxes if masked else pair_of_boxes,
+        ours=getattr(ours, function),
+        plain=getattr(plain, function),
+        reference=getattr(reference, function),
+        one_pass=subtract_valid if masked else jnp.subtract,
+    )
+
+
 def segmentation_row(sizes: tuple, class_axis: int, masked: bool = False) -> Row:
     first = class_axis == 1
     classes = sizes[0][-1]
@@ -197,6 +222,19 @@ def segmentation_row(sizes: tuple, class_axis: int, masked: bool = False) -> Row
         reference=None if masked else reference.seg_cross_entropy_loss,
         inputs_for_reference=None if first else inputs.classes_first,
         one_pass=partial(double_valid, class_axis=class_axis),
+    )
+
+
+def dice_row(sizes: tuple) -> Row:
+    return Row(
+        name=f"dice, {sizes[0][-1]} classes",
+        family=CLASSES,
+        function="dice_loss",
+        sizes=sizes,
+        inputs=images,
+        ours=ours.dice_loss,
+        plain=plain.dice_loss,
+        one_pass=double_valid,
     )
 
 
@@ -279,6 +317,28 @@ ROWS = [
     iou_row("log", masked=False),
     iou_row("log", masked=True),
     iou_row("square", masked=False),
+    *(box_row(name, masked) for name in ("GIoU", "DIoU", "CIoU") for masked in (False, True)),
+    Row(
+        name="paired_iou",
+        family=BOXES,
+        function="paired_iou",
+        sizes=BOX_COUNTS,
+        compiled_size=COMPILED_BOXES,
+        inputs=pair_of_boxes,
+        ours=ours.paired_iou,
+        plain=plain.paired_iou,
+    ),
+    Row(
+        name="pairwise_iou",
+        family=BOXES,
+        function="pairwise_iou",
+        sizes=((100, 100), (1_000, 500), (4_000, 4_000)),
+        inputs=two_sets_of_boxes,
+        ours=ours.pairwise_iou,
+        plain=plain.pairwise_iou,
+        one_pass=lambda boxes1, boxes2: boxes1[:, 0, None] * boxes2[:, 0],
+        gradient=False,
+    ),
     segmentation_row(IMAGES, class_axis=-1),
     segmentation_row(IMAGES, class_axis=-1, masked=True),
     segmentation_row(IMAGES, class_axis=1),
@@ -294,6 +354,27 @@ ROWS = [
         plain=plain.cross_entropy,
         optax=optax_losses.cross_entropy,
         one_pass=double_valid,
+    ),
+    Row(
+        name="cross-entropy, smoothed",
+        family=CLASSES,
+        function="cross_entropy",
+        sizes=((512, 1000), (4_096, 1000), (16_384, 1000)),
+        inputs=logits_and_labels,
+        ours=ours.smoothed_cross_entropy,
+        plain=plain.smoothed_cross_entropy,
+        optax=optax_losses.smoothed_cross_entropy,
+        one_pass=double_valid,
+    ),
+    Row(
+        name="cross-entropy, probabilities",
+        family=CLASSES,
+        function="cross_entropy",
+        sizes=((512, 1000), (4_096, 1000), (16_384, 1000)),
+        inputs=logits_and_probabilities,
+        ours=ours.cross_entropy,
+        plain=plain.soft_cross_entropy,
+        optax=optax_losses.soft_cross_entropy,
     ),
     Row(
         name="binary cross-entropy",
@@ -354,16 +435,8 @@ ROWS = [
         ours=ours.heatmap_focal_loss,
         plain=plain.heatmap_focal_loss,
     ),
-    Row(
-        name="dice",
-        family=CLASSES,
-        function="dice_loss",
-        sizes=IMAGES,
-        inputs=images,
-        ours=ours.dice_loss,
-        plain=plain.dice_loss,
-        one_pass=double_valid,
-    ),
+    dice_row(IMAGES),
+    dice_row(IMAGES_150),
     Row(
         name="multi-positive cross-entropy",
         family=PAIRS,

@@ -38,8 +38,8 @@ def _iou_value(x: Lengths, y: Lengths, areas: Areas) -> jax.Array:
 def _iou_prepare(
     x: Lengths, y: Lengths, areas: Areas, iou: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    # 0 for boxes that share no area.
-    return iou, jnp.where(areas.shared > 0, 1, 0) / or_one(areas.union)
+    overlaps = areas.shared > 0
+    return iou, jnp.where(overlaps, 1 / jnp.where(overlaps, areas.union, 1), 0)
 
 
 def _iou_derivative(numbers: Numbers, iou: jax.Array, inverse_union: jax.Array) -> jax.Array:
