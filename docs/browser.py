@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,11 @@ READY = (
     "return [...document.images].every(image => image.complete) && "
     "[...document.querySelectorAll('.math')].every(m => m.querySelector('mjx-container'))"
 )
+CENTRE = """
+arguments[0].scrollIntoView({block: "center", behavior: "instant"});
+const box = arguments[0].getClientRects()[0];
+return [box.x + box.width / 2, box.y + box.height / 2];
+"""
 KEYS = {"Enter": "\ue007"}  # of the WebDriver protocol
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key under which it stores an element
 
@@ -55,8 +61,11 @@ class Browser:
         request = urllib.request.Request(
             self.url + command, data, {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=120) as reply:
-            return json.load(reply)["value"]
+        try:
+            with urllib.request.urlopen(request, timeout=120) as reply:
+                return json.load(reply)["value"]
+        except urllib.error.HTTPError as error:
+            raise RuntimeError(json.load(error)["value"]["message"]) from None
 
     def devtools(self, command: str, **parameters):
         return self.post("/goog/cdp/execute", cmd=command, params=parameters)
@@ -87,9 +96,12 @@ class Browser:
         raise TimeoutError(f"after {seconds} s this is still false: {script}")
 
     def click(self, script: str, *arguments) -> None:
-        """Click on the element that a script returns, as a user does."""
+        """Click with the mouse on the element that a script returns."""
         element = self.wait(script, *arguments)
-        self.post(f"/element/{element[ELEMENT]}/click")
+        x, y = self.run(CENTRE, element)
+        for event in ("mousePressed", "mouseReleased"):
+            where = dict(x=x, y=y, button="left", clickCount=1)
+            self.devtools("Input.dispatchMouseEvent", type=event, **where)
 
     def type(self, script: str, text: str, *arguments) -> None:
         """Type into the element that a script returns, and press Enter."""

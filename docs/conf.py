@@ -105,7 +105,10 @@ def drop_formula(app, what, name, obj, options, lines) -> None:
     if f"{{formula}} {name.rpartition('.')[2]}\n" in page:
         start = next(i for i, line in enumerate(lines) if line.startswith(".. math::"))
         end = next(i for i in range(start + 1, len(lines)) if re.match(r"\S", lines[i]))
-        del lines[start:end]
+        goes_on = lines[end][0].islower()  # the sentence, e.g. "with the areas ..."
+        lines[start:end] = ["The formula is at the top of this page" + (", " if goes_on else ".")]
+        if not goes_on:
+            lines.insert(start + 1, "")
 
 
 def name_reducers(app, what, name, obj, options, signature, returned):
