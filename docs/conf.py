@@ -1,6 +1,7 @@
 """Build the site: ``sphinx-build -W --keep-going -b html docs docs/_build/html``."""
 
 import doctest
+import os
 import re
 import shutil
 import sys
@@ -31,6 +32,7 @@ extensions = [
     "sphinx-mathjax-offline",  # formulas are shown without internet access
 ]
 exclude_patterns = ["_build"]
+templates_path = ["_templates"]
 html_theme = "sphinx_book_theme"
 html_title = "vis4d_jax_loss"
 html_static_path = ["_static"]
@@ -38,6 +40,27 @@ html_css_files = ["style.css"]
 html_js_files = ["search.js"]
 html_use_index = html_domain_indices = False  # the API reference lists every name
 html_theme_options = {"show_toc_level": 2, "use_download_button": False, "navbar_persistent": []}
+html_sidebars = {
+    "**": ["navbar-logo.html", "version.html", "search-button-field.html", "sbt-sidebar-nav.html"]
+}
+version = release = vis4d_jax_loss.__version__
+repository = os.environ.get("DOCS_REPOSITORY", "")  # set by .github/workflows/docs.yml
+html_context = {"repository": repository}
+if site := os.environ.get("DOCS_URL"):  # where the sites of all versions are
+    html_baseurl = f"{site}/{version}/"
+    html_sidebars["**"].insert(2, "version-switcher.html")
+    html_theme_options |= {
+        "switcher": {"json_url": f"{site}/versions.json", "version_match": version},
+        "check_switcher": False,  # this version is not there yet
+    }
+if repository:
+    html_theme_options |= {
+        "path_to_docs": "docs",
+        "repository_branch": f"v{version}",
+        "repository_url": repository,
+        "use_issues_button": True,
+        "use_repository_button": True,
+    }
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 

@@ -67,7 +67,9 @@ def _rows(name: str, page: str, block: str) -> list[dict[str, str]]:
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("| ").split(" |")]
         if line.startswith("| loss "):
-            heads = [f"other {cells[i - 1]}" if h == "best other" else h for i, h in enumerate(cells)]
+            heads = [
+                f"other {cells[i - 1]}" if h == "best other" else h for i, h in enumerate(cells)
+            ]
         elif line.startswith("| ") and re.sub(r"\*", "", cells[0]) == name:
             found.append(dict(zip(heads, cells, strict=False)))
     return found

@@ -52,7 +52,9 @@ def expect(browser: Browser, *words: str) -> None:
     text = browser.run(TEXT)
     for word in words:
         if word not in text:
-            raise AssertionError(f'"{word}" is not on the page {browser.run("return document.URL")}')
+            raise AssertionError(
+                f'"{word}" is not on the page {browser.run("return document.URL")}'
+            )
 
 
 def go(browser: Browser, script: str, *arguments) -> None:
@@ -73,7 +75,12 @@ def search(browser: Browser, query: str) -> None:
 
 
 def find_a_training_step(browser: Browser) -> None:
-    for links in (["Get started"], ["Train a model"], ["Choose a loss", "iou_loss"], ["Box regression"]):
+    for links in (
+        ["Get started"],
+        ["Train a model"],
+        ["Choose a loss", "iou_loss"],
+        ["Box regression"],
+    ):
         browser.open("index.html", WIDTH)
         for link in links:
             go(browser, LINK, link)

@@ -3,12 +3,14 @@
 import doctest
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import publish
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -105,3 +107,18 @@ def test_every_public_name_is_in_the_readme():
     readme = (ROOT / "README.md").read_text()
     named = set(vis4d_jax_loss.__all__) - TYPES - {"LossReducer"}
     assert [name for name in sorted(named) if name not in readme] == []
+
+
+def test_the_site_of_each_version_is_published_beside_the_others(tmp_path):
+    site, folder = tmp_path / "site", tmp_path / "pages"
+    (site / ".doctrees").mkdir(parents=True)
+    for version in ("0.9.0", "0.10.0", "0.10.1rc1", "0.9.0"):
+        (site / "index.html").write_text(f"{version}, built again")
+        publish.publish(site, folder, version, "https://example.org/docs")
+    entries = json.loads((folder / "versions.json").read_text())
+    assert [entry["version"] for entry in entries] == ["0.10.0", "0.9.0", "0.10.1rc1"]
+    assert [entry["preferred"] for entry in entries] == [True, False, False]
+    assert entries[1]["url"] == "https://example.org/docs/0.9.0/"
+    assert "./0.10.0/index.html" in (folder / "index.html").read_text()
+    assert (folder / "0.9.0" / "index.html").read_text() == "0.9.0, built again"
+    assert not (folder / "0.9.0" / ".doctrees").exists()
