@@ -14,10 +14,13 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import rows  # noqa: E402
 
 HEADS = ["", "size", "time on a CPU", "plain JAX", "temporary memory", "H100, bytes", "v5e, cycles"]
-TEXT = """Value and gradient with `mean_loss`, at the largest size that was measured. *plain JAX* is the time of about ten
-lines of good plain JAX relative to ours: above 1, ours is faster. Temporary memory is relative to the inputs. Bytes and
-cycles of the compiled programs are relative to a single pass over the data, and in brackets those of the best
-alternative. [Performance]({page}) has all sizes, and explains the numbers."""
+TEXT = """
+Value and gradient with `mean_loss`, at the largest size that was measured. *plain JAX* is the time
+of about ten lines of good plain JAX relative to ours: above 1, ours is faster. Temporary memory is
+relative to the inputs. Bytes and cycles of the compiled programs are relative to a single pass over
+the data, and in brackets those of the best alternative. [Performance](../performance.md) has all
+sizes, and explains the numbers.
+"""
 
 
 class Cost(SphinxDirective):
@@ -37,7 +40,7 @@ class Cost(SphinxDirective):
             return self.parse_text_to_nodes("[Performance](../performance.md) compares the losses.")
         lines = [HEADS, ["---"] * len(HEADS), *found]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        return self.parse_text_to_nodes(f"{table}\n\n{TEXT.format(page='../performance.md')}")
+        return self.parse_text_to_nodes(f"{table}\n{TEXT}")
 
 
 def costs(name: str, page: str) -> list[str] | None:
