@@ -72,16 +72,16 @@ def sigmoid_focal_loss(output, target, where=None):
     return vjl.sigmoid_focal_loss(output, target, mean_loss, where=where)
 
 
-def softmax_focal_loss(output, target):
-    return vjl.softmax_focal_loss(output, target, mean_loss)
+def softmax_focal_loss(output, target, where=None):
+    return vjl.softmax_focal_loss(output, target, mean_loss, where=where)
 
 
-def heatmap_focal_loss(output, target):
-    return vjl.heatmap_focal_loss(output, target, mean_loss)
+def heatmap_focal_loss(output, target, where=None):
+    return vjl.heatmap_focal_loss(output, target, mean_loss, where=where)
 
 
-def dice_loss(output, target):
-    return vjl.dice_loss(output, target, mean_loss)
+def dice_loss(output, target, where=None):
+    return vjl.dice_loss(output, target, mean_loss, where=where)
 
 
 def multi_pos_cross_entropy(pred, target):

@@ -161,21 +161,28 @@ def sigmoid_focal_loss(output, target, where=None):
     return _masked_mean(losses, where[:, None], losses.shape[1])
 
 
-def softmax_focal_loss(output, target):
+def softmax_focal_loss(output, target, where=None):
     valid = target != 255
     log_prob = _log_prob_of_label(output, jnp.where(valid, target, 0), -1)
-    return jnp.mean(jnp.where(valid, -((1 - jnp.exp(log_prob)) ** 2) * log_prob, 0))
+    losses = jnp.where(valid, -((1 - jnp.exp(log_prob)) ** 2) * log_prob, 0)
+    return jnp.mean(losses) if where is None else _masked_mean(losses, where)
 
 
-def heatmap_focal_loss(output, target):
+def heatmap_focal_loss(output, target, where=None):
     prob, log_prob = jax.nn.sigmoid(output), jax.nn.log_sigmoid(output)
     peak = (1 - prob) ** 2 * -log_prob
     other = (1 - target) ** 4 * prob**2 * (output - log_prob)
-    return jnp.mean(jnp.where(target == 1, peak, other))
+    losses = jnp.where(target == 1, peak, other)
+    return (
+        jnp.mean(losses)
+        if where is None
+        else _masked_mean(losses, where[..., None], target.shape[-1])
+    )
 
 
-def dice_loss(output, target):
+def dice_loss(output, target, where=None):
     classes = output.shape[-1]
+    target = target if where is None else jnp.where(where, target, 255)
     valid = (target != 255)[..., None]
     probs = jnp.where(valid, jax.nn.softmax(output), 0)
     truth = target[..., None] == jnp.arange(classes)

@@ -81,6 +81,10 @@ def subtract_valid(pred, target, where):
     return jnp.where(jnp.expand_dims(where, tuple(range(1, pred.ndim))), pred - target, 0)
 
 
+def subtract_valid_pixels(output, target, where):
+    return jnp.where(where[..., None], output - target, 0)
+
+
 def multiply_rotations(pred, target_bin, target_res):
     return pred * jnp.repeat(target_bin * target_res, 3, axis=1)
 
@@ -100,6 +104,7 @@ COMPILED_BOXES = (2_000_000, 4)
 ANCHORS = ((1_000, 80), (10_000, 80), (200_000, 80))
 MATRICES = ((128, 256), (1024, 1024), (4096, 4096))
 IMAGES = ((2, 128, 256, 19), (2, 256, 512, 19), (2, 512, 1024, 19))
+HEATMAPS = ((1, 32, 32, 80), (1, 96, 96, 80), (8, 128, 128, 80))
 IMAGES_150 = ((2, 64, 64, 150), (2, 128, 128, 150), (2, 256, 256, 150))
 
 
@@ -158,6 +163,10 @@ def masked_logits_and_flags(count, classes):
 
 def logits_and_heatmap(*shape):
     return inputs.normal(*shape), inputs.heatmap(*shape)
+
+
+def masked_logits_and_heatmap(*shape):
+    return *logits_and_heatmap(*shape), inputs.mask(0.7, *shape[:-1])
 
 
 def similarities(*shape, positive):
@@ -225,15 +234,16 @@ def segmentation_row(sizes: tuple, class_axis: int, masked: bool = False) -> Row
     )
 
 
-def dice_row(sizes: tuple) -> Row:
+def image_row(name: str, function: str, sizes: tuple, masked: bool = False) -> Row:
+    """The row of a loss of images and labels."""
     return Row(
-        name=f"dice, {sizes[0][-1]} classes",
+        name=name,
         family=CLASSES,
-        function="dice_loss",
+        function=function,
         sizes=sizes,
-        inputs=images,
-        ours=ours.dice_loss,
-        plain=plain.dice_loss,
+        inputs=masked_images if masked else images,
+        ours=getattr(ours, function),
+        plain=getattr(plain, function),
         one_pass=double_valid,
     )
 
@@ -416,27 +426,30 @@ ROWS = [
         plain=plain.sigmoid_focal_loss,
         one_pass=subtract_valid,
     ),
-    Row(
-        name="softmax focal",
-        family=CLASSES,
-        function="softmax_focal_loss",
-        sizes=IMAGES,
-        inputs=images,
-        ours=ours.softmax_focal_loss,
-        plain=plain.softmax_focal_loss,
-        one_pass=double_valid,
-    ),
+    image_row("softmax focal", "softmax_focal_loss", IMAGES),
+    image_row("softmax focal, masked", "softmax_focal_loss", IMAGES, masked=True),
     Row(
         name="heatmap focal",
         family=CLASSES,
         function="heatmap_focal_loss",
-        sizes=((1, 32, 32, 80), (1, 96, 96, 80), (8, 128, 128, 80)),
+        sizes=HEATMAPS,
         inputs=logits_and_heatmap,
         ours=ours.heatmap_focal_loss,
         plain=plain.heatmap_focal_loss,
     ),
-    dice_row(IMAGES),
-    dice_row(IMAGES_150),
+    Row(
+        name="heatmap focal, masked",
+        family=CLASSES,
+        function="heatmap_focal_loss",
+        sizes=HEATMAPS,
+        inputs=masked_logits_and_heatmap,
+        ours=ours.heatmap_focal_loss,
+        plain=plain.heatmap_focal_loss,
+        one_pass=subtract_valid_pixels,
+    ),
+    image_row("dice, 19 classes", "dice_loss", IMAGES),
+    image_row("dice, 19 classes, masked", "dice_loss", IMAGES, masked=True),
+    image_row("dice, 150 classes", "dice_loss", IMAGES_150),
     Row(
         name="multi-positive cross-entropy",
         family=PAIRS,
