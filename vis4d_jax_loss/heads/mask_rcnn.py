@@ -11,7 +11,7 @@ from vis4d_jax_loss._checks import check_label_dtype, check_layout, check_mask, 
 from vis4d_jax_loss._mesh_axis import AxisName
 from vis4d_jax_loss._numerics import as_array
 from vis4d_jax_loss.base import HeadLoss
-from vis4d_jax_loss.heads._targets import check_num_classes, constant, of_class
+from vis4d_jax_loss.heads._assigned import check_num_classes, constant, of_class
 from vis4d_jax_loss.losses._labels import labels_as_array, read_labels
 from vis4d_jax_loss.losses.binary_cross_entropy import binary_cross_entropy
 from vis4d_jax_loss.reducer import OverAxis, mean_loss

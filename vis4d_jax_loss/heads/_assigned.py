@@ -1,4 +1,4 @@
-"""What several heads share: their inner losses, and the outputs of the target's class."""
+"""What several heads share: their inner losses, assigned targets, and the outputs of a class."""
 
 from collections.abc import Callable
 from typing import Any
@@ -45,7 +45,7 @@ def constant(target: jax.Array, where: jax.Array | None) -> jax.Array:
     return lax.stop_gradient(fill_masked(target, where))
 
 
-# A single operation if it is called without jit: jax.debug_nans would stop at NaN that it leaves out.
+# A single operation if it is called without jit: jax.debug_nans would stop at NaN in padding.
 @jax.jit
 def of_class(outputs: jax.Array, classes: jax.Array, where: jax.Array) -> jax.Array:
     """The outputs ``[N, ...]`` of one class per row of ``[N, C, ...]``; 0 where masked.
