@@ -30,13 +30,8 @@ TOLERANCES = {"f32": (3e-6, 3e-5), "f64": (1e-11, 1e-10)}  # absolute and relati
 # beyond IoU.
 LATER = {
     "Box3DUncertaintyLoss",
-    "DenseAnchorHeadLoss",
     "QDTrackInstanceSimilarityLoss",
-    "RCNNLoss",
-    "RPNLoss",
-    "RetinaNetHeadLoss",
     "VeloLSTMLoss",
-    "YOLOXHeadLoss",
     "CIoULoss",
     "DIoULoss",
     "GIoULoss",

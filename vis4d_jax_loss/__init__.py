@@ -9,11 +9,20 @@ from vis4d_jax_loss.composition.paths import InputPath, data_key, pred_key
 from vis4d_jax_loss.composition.term import LossTerm
 from vis4d_jax_loss.composition.weights import Schedule, TermWeight
 from vis4d_jax_loss.hard_mean import HardMeanLoss
+from vis4d_jax_loss.heads.dense_anchor import (
+    DenseAnchorHeadLoss,
+    DenseAnchorHeadLosses,
+    dense_anchor_head_loss,
+)
 from vis4d_jax_loss.heads.mask_rcnn import (
     MaskRCNNHeadLoss,
     MaskRCNNHeadLosses,
     mask_rcnn_head_loss,
 )
+from vis4d_jax_loss.heads.rcnn import RCNNLoss, RCNNLosses, rcnn_loss
+from vis4d_jax_loss.heads.retinanet import RetinaNetHeadLoss, retinanet_head_loss
+from vis4d_jax_loss.heads.rpn import RPNLoss, RPNLosses, rpn_loss
+from vis4d_jax_loss.heads.yolox import YOLOXHeadLoss, YOLOXHeadLosses, yolox_head_loss
 from vis4d_jax_loss.losses._labels import IgnoreIndex
 from vis4d_jax_loss.losses.binary_cross_entropy import (
     BinaryCrossEntropyLoss,
@@ -66,6 +75,8 @@ __all__ = [
     "AxisName",
     "BinaryCrossEntropyLoss",
     "CrossEntropyLoss",
+    "DenseAnchorHeadLoss",
+    "DenseAnchorHeadLosses",
     "DiceLoss",
     "EmbeddingDistanceLoss",
     "HardMeanLoss",
@@ -86,6 +97,11 @@ __all__ = [
     "MultiPosCrossEntropyLoss",
     "OrthogonalTransformRegularizationLoss",
     "OverAxis",
+    "RCNNLoss",
+    "RCNNLosses",
+    "RPNLoss",
+    "RPNLosses",
+    "RetinaNetHeadLoss",
     "RotationLoss",
     "Schedule",
     "SegCrossEntropyLoss",
@@ -95,9 +111,12 @@ __all__ = [
     "SumWeightedLoss",
     "TermWeight",
     "WeightedMeanLoss",
+    "YOLOXHeadLoss",
+    "YOLOXHeadLosses",
     "binary_cross_entropy",
     "cross_entropy",
     "data_key",
+    "dense_anchor_head_loss",
     "dice_loss",
     "embedding_distance_loss",
     "hard_negative_mask",
@@ -113,11 +132,15 @@ __all__ = [
     "orthogonal_transform_regularization_loss",
     "pred_key",
     "random_k_mask",
+    "rcnn_loss",
+    "retinanet_head_loss",
     "rotation_loss",
+    "rpn_loss",
     "seg_cross_entropy_loss",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
     "softmax_focal_loss",
     "sum_loss",
     "top_k_mask",
+    "yolox_head_loss",
 ]
