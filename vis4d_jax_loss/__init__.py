@@ -10,6 +10,20 @@ from vis4d_jax_loss.composition.paths import InputPath, data_key, pred_key
 from vis4d_jax_loss.composition.term import LossTerm
 from vis4d_jax_loss.composition.weights import Schedule, TermWeight
 from vis4d_jax_loss.hard_mean import HardMeanLoss
+from vis4d_jax_loss.heads.dense_anchor import (
+    DenseAnchorHeadLoss,
+    DenseAnchorHeadLosses,
+    dense_anchor_head_loss,
+)
+from vis4d_jax_loss.heads.mask_rcnn import (
+    MaskRCNNHeadLoss,
+    MaskRCNNHeadLosses,
+    mask_rcnn_head_loss,
+)
+from vis4d_jax_loss.heads.rcnn import RCNNLoss, RCNNLosses, rcnn_loss
+from vis4d_jax_loss.heads.retinanet import RetinaNetHeadLoss, retinanet_head_loss
+from vis4d_jax_loss.heads.rpn import RPNLoss, RPNLosses, rpn_loss
+from vis4d_jax_loss.heads.yolox import YOLOXHeadLoss, YOLOXHeadLosses, yolox_head_loss
 from vis4d_jax_loss.losses._labels import IgnoreIndex
 from vis4d_jax_loss.losses.binary_cross_entropy import (
     BinaryCrossEntropyLoss,
@@ -72,6 +86,8 @@ __all__ = [
     "CIoULoss",
     "CrossEntropyLoss",
     "DIoULoss",
+    "DenseAnchorHeadLoss",
+    "DenseAnchorHeadLosses",
     "DiceLoss",
     "EmbeddingDistanceLoss",
     "GIoULoss",
@@ -87,10 +103,17 @@ __all__ = [
     "LossModule",
     "LossReducer",
     "LossTerm",
+    "MaskRCNNHeadLoss",
+    "MaskRCNNHeadLosses",
     "MultiLevelSegLoss",
     "MultiPosCrossEntropyLoss",
     "OrthogonalTransformRegularizationLoss",
     "OverAxis",
+    "RCNNLoss",
+    "RCNNLosses",
+    "RPNLoss",
+    "RPNLosses",
+    "RetinaNetHeadLoss",
     "RotationLoss",
     "Schedule",
     "SegCrossEntropyLoss",
@@ -100,10 +123,13 @@ __all__ = [
     "SumWeightedLoss",
     "TermWeight",
     "WeightedMeanLoss",
+    "YOLOXHeadLoss",
+    "YOLOXHeadLosses",
     "binary_cross_entropy",
     "ciou_loss",
     "cross_entropy",
     "data_key",
+    "dense_anchor_head_loss",
     "dice_loss",
     "diou_loss",
     "embedding_distance_loss",
@@ -114,6 +140,7 @@ __all__ = [
     "iou_loss",
     "l1_loss",
     "l2_loss",
+    "mask_rcnn_head_loss",
     "mean_loss",
     "multi_level_seg_loss",
     "multi_pos_cross_entropy",
@@ -122,11 +149,15 @@ __all__ = [
     "pairwise_iou",
     "pred_key",
     "random_k_mask",
+    "rcnn_loss",
+    "retinanet_head_loss",
     "rotation_loss",
+    "rpn_loss",
     "seg_cross_entropy_loss",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
     "softmax_focal_loss",
     "sum_loss",
     "top_k_mask",
+    "yolox_head_loss",
 ]
