@@ -1,7 +1,8 @@
 """One row per loss: its function, its module, and inputs whose first axis is the batch.
 
-``test_contract.py`` and ``test_modules.py`` test every promise for every row. To add a loss, add a
-row.
+``test_contract.py`` and ``test_contract_modules.py`` test every promise for every row. To add a
+loss, add a row to ``CASES``. To add a head, add one to ``HEADS``: what is said about reducers holds
+for losses alone.
 """
 
 import functools
@@ -210,7 +211,43 @@ CASES = [
     ),
 ]
 
-every_loss = pytest.mark.parametrize("case", CASES, ids=repr)
+
+@dataclass(eq=False, repr=False)
+class Head(Case):
+    """A head, which reduces its losses itself and returns several by name."""
+
+    #: The argument that is the mask of rows.
+    mask: str = "where"
+    #: Makes the arguments of the function from the inputs, if their rows are not on the first axis.
+    layout: Callable[..., dict[str, Any]] = staticmethod(lambda inputs: inputs)
+
+    def arguments(self, inputs, where=None):
+        """The arguments of the function and of the module's call."""
+        masks = {} if where is None else {self.mask: where}
+        return self.layout(inputs | masks)
+
+    def __call__(self, inputs, where=None, reducer=None, **options):
+        del reducer
+        return self.function(**self.arguments(inputs, where), **self.options, **options)
+
+
+HEADS = [
+    Head(
+        "mask_rcnn_head_loss",
+        vjl.MaskRCNNHeadLoss(num_classes=3),
+        {
+            "mask_preds": normal(N, 3, 2, 2),
+            "target_classes": np.array([0, 2, 1, 1, 0, 2]),
+            "target_masks": RNG.uniform(0, 1, (N, 2, 2)).astype(np.float32),
+        },
+        ("mask_preds",),
+        {"num_classes": 3},
+    ),
+]
+
+every_loss = pytest.mark.parametrize("case", [*CASES, *HEADS], ids=repr)
+every_loss_with_reducer = pytest.mark.parametrize("case", CASES, ids=repr)
+every_head = pytest.mark.parametrize("case", HEADS, ids=repr)
 
 MASK = np.array([True, False, True, True, False, True])
 POISON = [np.nan, np.inf, -np.inf, 1e30, -1.0, 0.0, 1.0]

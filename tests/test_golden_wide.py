@@ -31,7 +31,6 @@ TOLERANCES = {"f32": (3e-6, 3e-5), "f64": (1e-11, 1e-10)}  # absolute and relati
 LATER = {
     "Box3DUncertaintyLoss",
     "DenseAnchorHeadLoss",
-    "MaskRCNNHeadLoss",
     "QDTrackInstanceSimilarityLoss",
     "RCNNLoss",
     "RPNLoss",
@@ -64,6 +63,10 @@ def load(key, tag):
 def option(name, value, tag):
     if name == "reducer" and isinstance(value, str):
         return REDUCERS[value]
+    if name in ("loss_cls", "loss_bbox") and "function" in value:
+        return getattr(vjl, value["function"])
+    if name in ("loss_cls", "loss_bbox"):
+        return getattr(vjl, value["module"])(**value["ctor"])
     if name == "reducer":
         ((kind, options),) = value.items()
         return getattr(vjl, REDUCERS_WITH_OPTIONS[kind])(**options_of(options, tag))
@@ -85,17 +88,26 @@ def bind(case, tag):
     return lambda **inputs: target(**ctor)(**inputs, **call)
 
 
+def outputs_of(case, result):
+    """What a case returns, by name."""
+    if case["returns"] == "array":
+        return {"out": result}
+    named = dict(result) if case["returns"] == "dict" else result._asdict()
+    assert {name for name, x in named.items() if x is None} == set(case["none_outputs"])
+    assert [name for name, x in named.items() if x is not None] == case["outputs"]
+    return {name: named[name] for name in case["outputs"]}
+
+
 def prepare(case, tag):
     """Value and gradients of a case as a function of its inputs, and those inputs."""
     fn = bind(case, tag)
     inputs = {name: load(key, tag) for name, key in case["inputs"].items()}
     wrt = {name: inputs.pop(name) for name in case["grad_wrt"]}
-    assert case["returns"] == "array"
 
     def weighted_sum(wrt, inputs):
-        out = fn(**wrt, **inputs)
-        weighted = [jnp.sum(load(key, tag) * out) for key in case["cot"].values()]
-        return sum(weighted, jnp.zeros(())), out
+        outputs = outputs_of(case, fn(**wrt, **inputs))
+        weighted = [jnp.sum(load(key, tag) * outputs[name]) for name, key in case["cot"].items()]
+        return sum(weighted, jnp.zeros(())), outputs
 
     return jax.value_and_grad(weighted_sum, has_aux=True), (wrt, inputs)
 
@@ -119,9 +131,10 @@ def test_value_and_gradient_equal_the_recorded_ones(case):
         both = jax.jit(lambda arguments: [f(*a) for f, a in zip(steps, arguments, strict=True)])
         results = both(arguments)
 
-    for tag, ((_, out), gradients) in zip(DTYPES, results, strict=True):
-        assert out.dtype == case["out_dtype"][tag]["out"]
-        assert_close(out, case[tag]["out"]["out"], tag, "value")
+    for tag, ((_, outputs), gradients) in zip(DTYPES, results, strict=True):
+        for name, out in outputs.items():
+            assert out.dtype == case["out_dtype"][tag][name]
+            assert_close(out, case[tag]["out"][name], tag, name)
         for name, gradient in gradients.items():
             assert gradient.dtype == DTYPES[tag]
             # Some gradients are differences of much larger numbers.

@@ -9,6 +9,11 @@ from vis4d_jax_loss.composition.paths import InputPath, data_key, pred_key
 from vis4d_jax_loss.composition.term import LossTerm
 from vis4d_jax_loss.composition.weights import Schedule, TermWeight
 from vis4d_jax_loss.hard_mean import HardMeanLoss
+from vis4d_jax_loss.heads.mask_rcnn import (
+    MaskRCNNHeadLoss,
+    MaskRCNNHeadLosses,
+    mask_rcnn_head_loss,
+)
 from vis4d_jax_loss.losses._labels import IgnoreIndex
 from vis4d_jax_loss.losses.binary_cross_entropy import (
     BinaryCrossEntropyLoss,
@@ -75,6 +80,8 @@ __all__ = [
     "LossModule",
     "LossReducer",
     "LossTerm",
+    "MaskRCNNHeadLoss",
+    "MaskRCNNHeadLosses",
     "MultiLevelSegLoss",
     "MultiPosCrossEntropyLoss",
     "OrthogonalTransformRegularizationLoss",
@@ -99,6 +106,7 @@ __all__ = [
     "iou_loss",
     "l1_loss",
     "l2_loss",
+    "mask_rcnn_head_loss",
     "mean_loss",
     "multi_level_seg_loss",
     "multi_pos_cross_entropy",
