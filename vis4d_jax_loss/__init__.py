@@ -9,11 +9,18 @@ from vis4d_jax_loss.composition.paths import InputPath, data_key, pred_key
 from vis4d_jax_loss.composition.term import LossTerm
 from vis4d_jax_loss.composition.weights import Schedule, TermWeight
 from vis4d_jax_loss.hard_mean import HardMeanLoss
+from vis4d_jax_loss.heads.box3d import Box3DUncertaintyLoss, box3d_uncertainty_loss
 from vis4d_jax_loss.heads.mask_rcnn import (
     MaskRCNNHeadLoss,
     MaskRCNNHeadLosses,
     mask_rcnn_head_loss,
 )
+from vis4d_jax_loss.heads.qdtrack import (
+    QDTrackInstanceSimilarityLoss,
+    QDTrackInstanceSimilarityLosses,
+    qdtrack_instance_similarity_loss,
+)
+from vis4d_jax_loss.heads.velo_lstm import VeloLSTMLoss, velo_lstm_loss
 from vis4d_jax_loss.losses._labels import IgnoreIndex
 from vis4d_jax_loss.losses.binary_cross_entropy import (
     BinaryCrossEntropyLoss,
@@ -65,6 +72,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AxisName",
     "BinaryCrossEntropyLoss",
+    "Box3DUncertaintyLoss",
     "CrossEntropyLoss",
     "DiceLoss",
     "EmbeddingDistanceLoss",
@@ -86,6 +94,8 @@ __all__ = [
     "MultiPosCrossEntropyLoss",
     "OrthogonalTransformRegularizationLoss",
     "OverAxis",
+    "QDTrackInstanceSimilarityLoss",
+    "QDTrackInstanceSimilarityLosses",
     "RotationLoss",
     "Schedule",
     "SegCrossEntropyLoss",
@@ -94,8 +104,10 @@ __all__ = [
     "SoftmaxFocalLoss",
     "SumWeightedLoss",
     "TermWeight",
+    "VeloLSTMLoss",
     "WeightedMeanLoss",
     "binary_cross_entropy",
+    "box3d_uncertainty_loss",
     "cross_entropy",
     "data_key",
     "dice_loss",
@@ -112,6 +124,7 @@ __all__ = [
     "multi_pos_cross_entropy",
     "orthogonal_transform_regularization_loss",
     "pred_key",
+    "qdtrack_instance_similarity_loss",
     "random_k_mask",
     "rotation_loss",
     "seg_cross_entropy_loss",
@@ -120,4 +133,5 @@ __all__ = [
     "softmax_focal_loss",
     "sum_loss",
     "top_k_mask",
+    "velo_lstm_loss",
 ]

@@ -28,7 +28,7 @@ from vis4d_jax_loss._numerics import (
 )
 from vis4d_jax_loss._reduce_loss import over_shards
 from vis4d_jax_loss.base import Loss
-from vis4d_jax_loss.heads._targets import constant, of_class
+from vis4d_jax_loss.heads._assigned import constant, of_class
 from vis4d_jax_loss.losses._labels import labels_as_array, read_labels
 from vis4d_jax_loss.losses.rotation_loss import rotation_loss
 from vis4d_jax_loss.losses.smooth_l1_loss import smooth_l1_loss
@@ -74,13 +74,12 @@ def box3d_uncertainty_loss(
             :func:`rotation_loss` (3 b), confidence. Half precision is computed in float32.
         target: Encoded boxes ``[N, 6 + 2 b]``: offset of the center (2), depth, dimensions (3),
             active bins (b), residual angles (b). They are constants without a gradient. A depth of
-            0 or less, and a dimension of 100, are unknown: they have no loss. The confidence does
-            count in boxes of unknown depth, as in vis4d.
-        labels: Class of each box, ``[N]``, from 0 to C - 1. Predictions of other classes are not
-            used, and may contain anything. Any other label makes the losses NaN, and is reported
-            under ``checkify``.
+            0 or less and a dimension of 100 are unknown, and have no loss. A confidence always has
+            one, as in vis4d.
+        labels: Class of each box, ``[N]``, from 0 to C - 1. Predictions of other classes may
+            contain anything. Another label makes the losses NaN, and is reported by ``checkify``.
         reducer: Maps the losses of each part to its result, except those of the confidence. It must
-            accept ``where``, as ``mean_loss``, ``sum_loss`` and ``jnp.mean`` do.
+            accept ``where``, as ``mean_loss`` and ``jnp.mean`` do.
         center_loss_weight: Weight of the offset of the center.
         depth_loss_weight: Weight of the depth.
         dimension_loss_weight: Weight of the dimensions.
@@ -93,13 +92,12 @@ def box3d_uncertainty_loss(
 
     Returns:
         ``{"loss_ctr3d", "loss_dep3d", "loss_dim3d", "loss_rot3d", "loss_unc3d"}``: scalars, each 0
-        if nothing counts in it. With a reducer that keeps the losses, such as ``identity_loss``,
-        all but the last have shape ``[N, 2]``, ``[N]``, ``[N, 3]`` and ``[N]``.
+        if nothing counts in it. With ``identity_loss`` as reducer, all but the last are ``[N, 2]``,
+        ``[N]``, ``[N, 3]`` and ``[N]``.
 
     Raises:
         ValueError: If the shapes do not match ``num_rotation_bins`` or one another.
-        TypeError: If an input is not numeric, ``where`` is not boolean, or ``reducer`` does not
-            accept ``where``.
+        TypeError: If an input is not numeric, or ``where`` is not boolean or not accepted.
 
     Example:
         >>> pred, target = jnp.zeros((1, 3, 10)), jnp.zeros((1, 8)).at[0, 2].set(0.5)
@@ -170,11 +168,10 @@ def _uncertainty_loss(
     mask: jax.Array | None,
     axis_name: AxisName | None,
 ) -> jax.Array:
-    """The loss of the confidence in a depth; confidence is worth learning where it is high."""
+    """The loss of the confidence in a depth; it counts most where the depth is right."""
     target = jnp.exp(-5 * jnp.abs(lax.stop_gradient(depth) - true_depth))
     weight = jnp.where(target > 0.8, 5, 0.1).astype(target.dtype)
-    counted = jnp.ones(target.shape, bool) if mask is None else mask
-    number = count_true(counted, target.dtype)
+    number = len(target) if mask is None else count_true(mask, target.dtype)
     reducer = SumWeightedLoss(weight, number, axis_name=axis_name)
     return _smooth_l1(confidence, target, reducer, where=mask)
 

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss._checks import (
@@ -32,7 +31,6 @@ from vis4d_jax_loss.losses.multi_pos_cross_entropy import multi_pos_cross_entrop
 from vis4d_jax_loss.reducer import mean_loss
 from vis4d_jax_loss.weighted_reducer import SumWeightedLoss
 
-_TRACK_LOSS_WEIGHT = 0.25
 _SHORTEST = 1e-12  # An embedding that is shorter has no direction.
 
 
@@ -47,8 +45,8 @@ class QDTrackInstanceSimilarityLosses(NamedTuple):
         >>> key, ref = jnp.array([[[2.0, 0.0]]]), jnp.array([[[[1.0, 0.0], [0.0, 1.0]]]])
         >>> losses = qdtrack_instance_similarity_loss(
         ...     key, ref, jnp.array([[7]]), jnp.array([[[7, 8]]]))
-        >>> print(losses._fields, losses.track_loss_aux)
-        ('track_loss', 'track_loss_aux') 0.0
+        >>> print(losses.track_loss_aux)
+        0.0
     """
 
     track_loss: jax.Array
@@ -78,22 +76,21 @@ def qdtrack_instance_similarity_loss(
         \frac{s_{ij}}{|k_i| \, |r_j|} \Bigr)
 
     with the products :math:`s_{ij} = k_i \cdot r_j` of their embeddings. References with the
-    identity of key i are its positives p, and all others its negatives n; :math:`w_i` is 1 if
-    there is a positive, and 0 otherwise. The two losses are :func:`multi_pos_cross_entropy` and
-    :func:`embedding_distance_loss`. Both are averaged over all V x B pairs of images, including
-    those without a valid object.
+    identity of key i are its positives p, all others its negatives n; :math:`w_i` is 1 if there is
+    a positive, and 0 otherwise. These are :func:`multi_pos_cross_entropy` and
+    :func:`embedding_distance_loss`, averaged over all V x B pairs of images, empty ones included.
 
     Args:
-        key_embeddings: ``[B, N, D]``, embeddings of the objects in each key image. They need not be
-            normalised. Half precision is computed in float32.
+        key_embeddings: ``[B, N, D]``, embeddings of the objects in each key image, not normalised.
+            Half precision is computed in float32.
         ref_embeddings: ``[V, B, M, D]``, the same for V reference images of each key image.
-        key_track_ids: Identities ``[B, N]``. Equal identities match. This includes -1, so mask the
-            objects that have no identity, or give them none that is among the references.
+        key_track_ids: Identities ``[B, N]``. Equal identities match, -1 too: mask the keys that
+            have none.
         ref_track_ids: Identities ``[V, B, M]``.
         softmax_temp: Temperature :math:`\tau`, which may be traced. 0 or less means 1.
-        key_where: Mask of valid key objects ``[B, N]``, or of key images ``[B]``. Padding may
-            contain anything, NaN and identities that match included.
-        ref_where: Mask of valid reference objects ``[V, B, M]``, or of reference images ``[V, B]``.
+        key_where: Mask of valid key objects ``[B, N]``, or of images ``[B]``. Padding may contain
+            anything, NaN and identities that match included.
+        ref_where: Mask of valid reference objects ``[V, B, M]``, or of images ``[V, B]``.
         axis_name: Mesh axis (or axes) of a ``shard_map`` over which the images B are sharded. Both
             losses are averaged over the pairs of images of all shards.
 
@@ -106,8 +103,7 @@ def qdtrack_instance_similarity_loss(
         TypeError: If an input is not numeric, or a mask is not boolean.
 
     Example:
-        >>> key = jnp.array([[[1.0, 0.0]]])
-        >>> ref = jnp.log(jnp.array([[[[4.0, 1.0], [1.0, 4.0], [2.0, 2.0]]]]))
+        >>> key, ref = jnp.array([[[1.0]]]), jnp.log(jnp.array([[[[4.0], [1.0], [2.0]]]]))
         >>> losses = qdtrack_instance_similarity_loss(
         ...     key, ref, jnp.array([[5]]), jnp.array([[[5, 6, -1]]]))
         >>> print(losses.track_loss, 0.25 * jnp.log(1 + (1 + 2) / 4))
@@ -120,7 +116,7 @@ def qdtrack_instance_similarity_loss(
     check_number(name, softmax_temp=softmax_temp)
     keys, refs = as_array(key_embeddings), as_array(ref_embeddings)
     key_ids, ref_ids = _read_identities(name, key_track_ids, ref_track_ids)
-    _check_shapes(name, keys, refs, key_ids, ref_ids)
+    _check_objects(name, keys, refs, key_ids, ref_ids)
     key_mask = _full_mask(name, "key_where", key_where, key_ids.shape)
     ref_mask = _full_mask(name, "ref_where", ref_where, ref_ids.shape)
 
@@ -139,13 +135,13 @@ def qdtrack_instance_similarity_loss(
     valid = _pairs(jnp.logical_and, key_mask, ref_mask)
     losses = jax.vmap(jax.vmap(_losses_of_images))(products, cosines, same, valid)
     track_loss, track_loss_aux = (mean_loss(loss, axis_name=axis_name) for loss in losses)
-    return QDTrackInstanceSimilarityLosses(_TRACK_LOSS_WEIGHT * track_loss, track_loss_aux)
+    return QDTrackInstanceSimilarityLosses(0.25 * track_loss, track_loss_aux)
 
 
 def _losses_of_images(
     products: jax.Array, cosines: jax.Array, same: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Both losses of one key image and one reference image, from their pairs ``[N, M]``."""
+    """Both losses of a key image and a reference image, from their pairs ``[N, M]``."""
     has_positive = jnp.any(same & valid, axis=-1)
     number = count_true(has_positive, products.dtype)
     reducer = SumWeightedLoss(has_positive.astype(products.dtype), number + 1e-5)
@@ -161,10 +157,13 @@ def _pairs(
 
 
 def _inverse_length(embeddings: jax.Array) -> jax.Array:
-    """One over the length; 0, with a gradient of 0, for an embedding without a direction."""
+    """One over the length; 0, with a gradient of 0, for an embedding without a direction.
+
+    The derivative of ``rsqrt`` contains its cube, which leaves float32 at lengths of 1e13.
+    """
     square = jnp.sum(embeddings * embeddings, axis=-1)
     has_direction = square >= _SHORTEST**2
-    return jnp.where(has_direction, lax.rsqrt(jnp.where(has_direction, square, 1)), 0)
+    return jnp.where(has_direction, 1 / jnp.sqrt(jnp.where(has_direction, square, 1)), 0)
 
 
 def _read_identities(
@@ -173,11 +172,12 @@ def _read_identities(
     """Identities of one dtype. JAX keeps the low 32 bits of wide integers of NumPy."""
     keys, refs = jnp.asarray(key_ids), jnp.asarray(ref_ids)
     check_label_dtype(function, key_track_ids=keys, ref_track_ids=refs)
-    dtype = jnp.promote_types(keys.dtype, refs.dtype)
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.promote_types(keys.dtype, refs.dtype)
     return keys.astype(dtype), refs.astype(dtype)
 
 
-def _check_shapes(
+def _check_objects(
     function: str, keys: jax.Array, refs: jax.Array, key_ids: jax.Array, ref_ids: jax.Array
 ) -> None:
     check_numeric(function, key_embeddings=keys, ref_embeddings=refs)
@@ -235,10 +235,9 @@ class QDTrackInstanceSimilarityLoss(HeadLoss):
             ref_embeddings: ``[V, B, M, D]``, the same for V reference images of each key image.
             key_track_ids: Identities ``[B, N]``. Equal identities match, -1 included.
             ref_track_ids: Identities ``[V, B, M]``.
-            key_where: Mask of valid key objects ``[B, N]``, or of key images ``[B]``. Padding may
+            key_where: Mask of valid key objects ``[B, N]``, or of images ``[B]``. Padding may
                 contain anything, NaN and identities that match included.
-            ref_where: Mask of valid reference objects ``[V, B, M]``, or of reference images
-                ``[V, B]``.
+            ref_where: Mask of valid reference objects ``[V, B, M]``, or of images ``[V, B]``.
 
         Returns:
             ``QDTrackInstanceSimilarityLosses(track_loss, track_loss_aux)``, scalars.

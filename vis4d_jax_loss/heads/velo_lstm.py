@@ -83,7 +83,7 @@ def velo_lstm_loss(
     """
     name = "velo_lstm_loss"
     arrays = as_array(loc_preds), as_array(loc_refines), as_array(gt_traj)
-    _check_shapes(name, *arrays, loc_dim)
+    _check_states(name, *arrays, loc_dim)
     check_number(name, smooth_weight=smooth_weight)
     mask = check_mask(name, where, arrays[0].shape[:1])
     preds, refines, truth = _read_states(name, *arrays, mask)
@@ -98,7 +98,7 @@ def velo_lstm_loss(
     }
 
 
-def _check_shapes(
+def _check_states(
     function: str, preds: jax.Array, refines: jax.Array, truth: jax.Array, loc_dim: int
 ) -> None:
     check_integer(function, loc_dim=loc_dim)
