@@ -91,12 +91,11 @@ def qdtrack_instance_similarity_loss(
         key_where: Mask of valid key objects ``[B, N]``, or of images ``[B]``. Padding may contain
             anything, NaN and identities that match included.
         ref_where: Mask of valid reference objects ``[V, B, M]``, or of images ``[V, B]``.
-        axis_name: Mesh axis (or axes) of a ``shard_map`` over which the images B are sharded. Both
-            losses are averaged over the pairs of images of all shards.
+        axis_name: Mesh axis (or axes) of a ``shard_map`` over which the images B are sharded.
 
     Returns:
         ``QDTrackInstanceSimilarityLosses(track_loss, track_loss_aux)``, scalars. An embedding
-        shorter than 1e-12 has cosine 0 with any other, with a gradient of 0.
+        shorter than 1e-12 has cosines of 0, without a gradient.
 
     Raises:
         ValueError: If the shapes do not match.
@@ -149,15 +148,13 @@ def _losses_of_images(
     return track_loss, embedding_distance_loss(cosines, same, where=valid)
 
 
-def _pairs(
-    function: Callable[[jax.Array, jax.Array], jax.Array], keys: jax.Array, refs: jax.Array
-) -> jax.Array:
+def _pairs(function: Callable[..., jax.Array], keys: jax.Array, refs: jax.Array) -> jax.Array:
     """Combine numbers of keys ``[B, N]`` and references ``[V, B, M]`` to ``[V, B, N, M]``."""
     return function(keys[None, :, :, None], refs[:, :, None, :])
 
 
 def _inverse_length(embeddings: jax.Array) -> jax.Array:
-    """One over the length; 0, with a gradient of 0, for an embedding without a direction.
+    """One over the length; 0, without a gradient, for an embedding without a direction.
 
     The derivative of ``rsqrt`` contains its cube, which leaves float32 at lengths of 1e13.
     """
@@ -235,8 +232,7 @@ class QDTrackInstanceSimilarityLoss(HeadLoss):
             ref_embeddings: ``[V, B, M, D]``, the same for V reference images of each key image.
             key_track_ids: Identities ``[B, N]``. Equal identities match, -1 included.
             ref_track_ids: Identities ``[V, B, M]``.
-            key_where: Mask of valid key objects ``[B, N]``, or of images ``[B]``. Padding may
-                contain anything, NaN and identities that match included.
+            key_where: Mask of valid key objects ``[B, N]``, or of images ``[B]``.
             ref_where: Mask of valid reference objects ``[V, B, M]``, or of images ``[V, B]``.
 
         Returns:
