@@ -218,8 +218,8 @@ class Head(Case):
 
     #: The argument that is the mask of rows.
     mask: str = "where"
-    #: Makes the arguments of the function from the inputs, if their rows are not on the first axis.
-    layout: Callable[..., dict[str, Any]] = staticmethod(lambda inputs: inputs)
+    #: Makes the arguments from the inputs, if the rows of an argument are not on its first axis.
+    layout: Callable[..., dict[str, Any]] = dict
 
     def arguments(self, inputs, where=None):
         """The arguments of the function and of the module's call."""
@@ -254,7 +254,68 @@ def encoded_boxes(count):
     return target
 
 
+def anchors(classes, labels):
+    """Two anchors per image; each image has an object and background."""
+    return {
+        "cls_outs": normal(N, 2, classes),
+        "reg_outs": normal(N, 2, 4),
+        "labels": np.array(labels * (N // 2)),
+        "bbox_targets": normal(N, 2, 4),
+    }
+
+
 HEADS = [
+    Head(
+        "dense_anchor_head_loss",
+        vjl.DenseAnchorHeadLoss(vjl.binary_cross_entropy, vjl.smooth_l1_loss),
+        anchors(3, [[0, -1], [3, 2]]),
+        ("cls_outs", "reg_outs"),
+        {"loss_cls": vjl.binary_cross_entropy, "loss_bbox": vjl.smooth_l1_loss},
+        mask="label_where",
+    ),
+    Head(
+        "rpn_loss",
+        vjl.RPNLoss(loss_bbox=vjl.l2_loss),
+        anchors(1, [[1, 0], [-1, 1]]),
+        ("cls_outs", "reg_outs"),
+        {"loss_bbox": vjl.l2_loss},
+        mask="label_where",
+    ),
+    Head(
+        "retinanet_head_loss",
+        vjl.RetinaNetHeadLoss(),
+        anchors(3, [[1, 3], [-1, 2]]),
+        ("cls_outs", "reg_outs"),
+        mask="label_where",
+    ),
+    Head(
+        "rcnn_loss",
+        vjl.RCNNLoss(num_classes=3, loss_bbox=vjl.smooth_l1_loss),
+        {
+            "class_outs": normal(N, 4),
+            "regression_outs": normal(N, 12),
+            "labels": np.array([0, 3, 2, 3, 1, 1]),
+            "bbox_targets": normal(N, 4),
+        },
+        ("class_outs", "regression_outs"),
+        {"num_classes": 3, "loss_bbox": vjl.smooth_l1_loss},
+    ),
+    Head(
+        "yolox_head_loss",
+        vjl.YOLOXHeadLoss(3),
+        {
+            "cls_outs": normal(N, 2, 3),
+            "boxes": boxes(2 * N).reshape(N, 2, 4),
+            "obj_outs": normal(N, 2),
+            "foreground": np.array([[True, False], [True, True], [False, True]] * 2),
+            "cls_targets": RNG.uniform(0, 1, (N, 2, 3)).astype(np.float32),
+            "bbox_targets": boxes(2 * N).reshape(N, 2, 4),
+            "reg_outs": normal(N, 2, 4),
+            "l1_targets": normal(N, 2, 4),
+        },
+        ("cls_outs", "boxes", "obj_outs", "reg_outs"),
+        {"num_classes": 3},
+    ),
     Head(
         "mask_rcnn_head_loss",
         vjl.MaskRCNNHeadLoss(num_classes=3),

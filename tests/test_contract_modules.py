@@ -73,6 +73,7 @@ def test_a_head_is_a_term_whose_losses_have_their_names(case):
     inputs = case.arguments(arrays(case.inputs), jnp.asarray(MASK))
     term = vjl.LossTerm(case.module, 2.0, {name: vjl.data_key(name) for name in inputs})
     total, metrics = jax.jit(vjl.LossModule({"head": term}))({}, inputs)
+    assert total == metrics["loss"]
     losses = case(arrays(case.inputs), MASK)
     named = losses if isinstance(losses, dict) else losses._asdict()
     expected = {f"head.{name}": 2 * x for name, x in named.items() if x is not None}

@@ -50,6 +50,8 @@ USES_THE_FORMULA_OF = {
     ("losses.embedding_distance", "losses.common"),
     ("losses.seg_cross_entropy_loss", "losses.cross_entropy"),
     ("losses.multi_level_seg_loss", "losses.seg_cross_entropy_loss"),
+    ("heads.rpn", "heads.dense_anchor"),
+    ("heads.retinanet", "heads.dense_anchor"),
 }
 
 

@@ -10,6 +10,11 @@ from vis4d_jax_loss.composition.term import LossTerm
 from vis4d_jax_loss.composition.weights import Schedule, TermWeight
 from vis4d_jax_loss.hard_mean import HardMeanLoss
 from vis4d_jax_loss.heads.box3d import Box3DUncertaintyLoss, box3d_uncertainty_loss
+from vis4d_jax_loss.heads.dense_anchor import (
+    DenseAnchorHeadLoss,
+    DenseAnchorHeadLosses,
+    dense_anchor_head_loss,
+)
 from vis4d_jax_loss.heads.mask_rcnn import (
     MaskRCNNHeadLoss,
     MaskRCNNHeadLosses,
@@ -20,7 +25,11 @@ from vis4d_jax_loss.heads.qdtrack import (
     QDTrackInstanceSimilarityLosses,
     qdtrack_instance_similarity_loss,
 )
+from vis4d_jax_loss.heads.rcnn import RCNNLoss, RCNNLosses, rcnn_loss
+from vis4d_jax_loss.heads.retinanet import RetinaNetHeadLoss, retinanet_head_loss
+from vis4d_jax_loss.heads.rpn import RPNLoss, RPNLosses, rpn_loss
 from vis4d_jax_loss.heads.velo_lstm import VeloLSTMLoss, velo_lstm_loss
+from vis4d_jax_loss.heads.yolox import YOLOXHeadLoss, YOLOXHeadLosses, yolox_head_loss
 from vis4d_jax_loss.losses._labels import IgnoreIndex
 from vis4d_jax_loss.losses.binary_cross_entropy import (
     BinaryCrossEntropyLoss,
@@ -74,6 +83,8 @@ __all__ = [
     "BinaryCrossEntropyLoss",
     "Box3DUncertaintyLoss",
     "CrossEntropyLoss",
+    "DenseAnchorHeadLoss",
+    "DenseAnchorHeadLosses",
     "DiceLoss",
     "EmbeddingDistanceLoss",
     "HardMeanLoss",
@@ -96,6 +107,11 @@ __all__ = [
     "OverAxis",
     "QDTrackInstanceSimilarityLoss",
     "QDTrackInstanceSimilarityLosses",
+    "RCNNLoss",
+    "RCNNLosses",
+    "RPNLoss",
+    "RPNLosses",
+    "RetinaNetHeadLoss",
     "RotationLoss",
     "Schedule",
     "SegCrossEntropyLoss",
@@ -106,10 +122,13 @@ __all__ = [
     "TermWeight",
     "VeloLSTMLoss",
     "WeightedMeanLoss",
+    "YOLOXHeadLoss",
+    "YOLOXHeadLosses",
     "binary_cross_entropy",
     "box3d_uncertainty_loss",
     "cross_entropy",
     "data_key",
+    "dense_anchor_head_loss",
     "dice_loss",
     "embedding_distance_loss",
     "hard_negative_mask",
@@ -126,7 +145,10 @@ __all__ = [
     "pred_key",
     "qdtrack_instance_similarity_loss",
     "random_k_mask",
+    "rcnn_loss",
+    "retinanet_head_loss",
     "rotation_loss",
+    "rpn_loss",
     "seg_cross_entropy_loss",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
@@ -134,4 +156,5 @@ __all__ = [
     "sum_loss",
     "top_k_mask",
     "velo_lstm_loss",
+    "yolox_head_loss",
 ]
