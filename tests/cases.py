@@ -264,6 +264,13 @@ def anchors(classes, labels):
     }
 
 
+def encoded_predictions(count):
+    """Their depths are far off, so that the targets of the confidence, constants, stay 0."""
+    pred = np.random.default_rng(3).normal(size=(count, 3, 10)).astype(np.float32)
+    pred[:, :, 2] += 8
+    return pred
+
+
 HEADS = [
     Head(
         "dense_anchor_head_loss",
@@ -345,7 +352,7 @@ HEADS = [
         "box3d_uncertainty_loss",
         vjl.Box3DUncertaintyLoss(depth_loss_weight=2.0, num_rotation_bins=1),
         {
-            "pred": np.random.default_rng(3).normal(size=(N, 3, 10)).astype(np.float32),
+            "pred": encoded_predictions(N),
             "target": encoded_boxes(N),
             "labels": np.array([0, 2, 1, 1, 0, 2]),
         },
