@@ -49,8 +49,8 @@ def mask(share: float, *shape: int) -> Input:
     return Input(shape, lambda rng, shape: rng.random(shape) < share, np.bool_)
 
 
-def boxes(count: int) -> Input:
-    return Input((count, 4), _boxes)
+def boxes(count: int, *images: int) -> Input:
+    return Input((*images, count, 4), _boxes)
 
 
 def padding(count: int) -> Input:
@@ -87,8 +87,8 @@ def _normal(rng, shape):
 
 
 def _boxes(rng, shape):
-    corner = rng.uniform(0, 40, (shape[0], 2))
-    return np.concatenate([corner, corner + rng.uniform(20, 80, (shape[0], 2))], axis=1)
+    corner = rng.uniform(0, 40, (*shape[:-1], 2))
+    return np.concatenate([corner, corner + rng.uniform(20, 80, corner.shape)], axis=-1)
 
 
 def _padding(rng, shape):

@@ -74,3 +74,30 @@ def hard_negative_mask(cost, positive):
 
 def orthogonal_transform_regularization_loss(transform):
     return vjl.orthogonal_transform_regularization_loss([transform])
+
+
+def rpn_loss(cls_outs, reg_outs, labels, bbox_targets, label_where):
+    return sum(vjl.rpn_loss(cls_outs, reg_outs, labels, bbox_targets, label_where=label_where))
+
+
+def retinanet_head_loss(cls_outs, reg_outs, labels, bbox_targets):
+    return sum(vjl.retinanet_head_loss(cls_outs, reg_outs, labels, bbox_targets))
+
+
+def dense_anchor_head_loss(cls_outs, reg_outs, labels, bbox_targets):
+    losses = dict(loss_cls=vjl.binary_cross_entropy, loss_bbox=vjl.smooth_l1_loss)
+    return sum(vjl.dense_anchor_head_loss(cls_outs, reg_outs, labels, bbox_targets, **losses))
+
+
+def rcnn_loss(class_outs, regression_outs, labels, bbox_targets, where):
+    return sum(vjl.rcnn_loss(class_outs, regression_outs, labels, bbox_targets, where=where))
+
+
+def yolox_head_loss(cls_outs, boxes, obj_outs, foreground, cls_targets, bbox_targets):
+    inputs = cls_outs, boxes, obj_outs, foreground, cls_targets, bbox_targets
+    return sum(vjl.yolox_head_loss(*inputs)[:3])
+
+
+def mask_rcnn_head_loss(mask_preds, target_classes, target_masks, where):
+    losses = vjl.mask_rcnn_head_loss(mask_preds, target_classes, target_masks, where=where)
+    return losses.rcnn_loss_mask

@@ -173,3 +173,56 @@ def orthogonal_transform_regularization_loss(transform):
     product = jnp.matmul(transform, transform.mT, precision="highest")
     excess = product - jnp.eye(transform.shape[-1])
     return jnp.mean(jnp.sqrt(jnp.sum(excess**2, (1, 2)) + 1e-12))
+
+
+def _box_sum(losses, positive):
+    return jnp.sum(jnp.where(positive[..., None], losses, 0))
+
+
+def rpn_loss(cls_outs, reg_outs, labels, bbox_targets, label_where):
+    positive = labels == 1
+    losses = _binary_cross_entropy(cls_outs[..., 0], positive)
+    total = jnp.sum(jnp.where(label_where, losses, 0))
+    total += _box_sum(jnp.abs(reg_outs - bbox_targets), label_where & positive)
+    return total / jnp.maximum(jnp.sum(label_where, dtype=jnp.float32), 1)
+
+
+def retinanet_head_loss(cls_outs, reg_outs, labels, bbox_targets):
+    classes = cls_outs.shape[-1]
+    missing_class = sigmoid_focal_loss(cls_outs, jax.nn.one_hot(labels, classes)) * classes
+    return (
+        missing_class + _box_sum(jnp.abs(reg_outs - bbox_targets), labels < classes) / labels.size
+    )
+
+
+def dense_anchor_head_loss(cls_outs, reg_outs, labels, bbox_targets):
+    classes = cls_outs.shape[-1]
+    missing_class = binary_cross_entropy(cls_outs, jax.nn.one_hot(labels, classes)) * classes
+    return (
+        missing_class + _box_sum(_smooth_l1(reg_outs, bbox_targets), labels < classes) / labels.size
+    )
+
+
+def rcnn_loss(class_outs, regression_outs, labels, bbox_targets, where):
+    classes = class_outs.shape[1] - 1
+    total = -jnp.sum(jnp.where(where, _log_prob_of_label(class_outs, labels, 1), 0))
+    deltas = regression_outs.reshape(-1, classes, 4)
+    index = jnp.minimum(labels, classes - 1)[:, None, None]
+    deltas = jnp.take_along_axis(deltas, index, axis=1)[:, 0]
+    total += _box_sum(jnp.abs(deltas - bbox_targets), where & (labels < classes))
+    return total / jnp.maximum(jnp.sum(where, dtype=jnp.float32), 1)
+
+
+def yolox_head_loss(cls_outs, boxes, obj_outs, foreground, cls_targets, bbox_targets):
+    shared, union = _overlap(boxes.reshape(-1, 4), bbox_targets.reshape(-1, 4))
+    box = 1 - (shared / union) ** 2
+    total = _box_sum(_binary_cross_entropy(cls_outs, cls_targets), foreground)
+    total += 5 * jnp.sum(jnp.where(foreground.reshape(-1), box, 0))
+    total += jnp.sum(_binary_cross_entropy(obj_outs, foreground))
+    return total / jnp.maximum(jnp.sum(foreground, dtype=jnp.float32), 1)
+
+
+def mask_rcnn_head_loss(mask_preds, target_classes, target_masks, where):
+    logits = jnp.take_along_axis(mask_preds, target_classes[:, None, None, None], axis=1)[:, 0]
+    losses = _binary_cross_entropy(logits, target_masks)
+    return _masked_mean(losses, where[:, None, None], losses[0].size)

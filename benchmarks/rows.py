@@ -19,7 +19,7 @@ from inputs import Input
 
 REGRESSION, BOXES = "regression", "boxes"
 CLASSES = "segmentation and classification"
-PAIRS, TRANSFORMS = "pairs and mining", "transforms"
+PAIRS, TRANSFORMS, HEADS = "pairs and mining", "transforms", "heads"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Row:
     """A loss at several sizes, and its implementations.
 
     Every implementation is a function of the inputs. It returns a scalar, whose gradient with
-    respect to the first input is part of the measurement, unless ``gradient`` is False.
+    respect to the first inputs is part of the measurement.
     """
 
     name: str
@@ -49,7 +49,8 @@ class Row:
     reference_up_to: float = np.inf
     #: A single pass that reads every input and writes an array of the gradient's size.
     one_pass: Callable = jnp.subtract
-    gradient: bool = True
+    #: How many of the first inputs have a gradient.
+    gradients: int = 1
     #: The size that ``targets.py`` compiles, if the TPU compiler takes minutes for the largest.
     compiled_size: tuple[int, ...] | None = None
 
@@ -62,8 +63,9 @@ def implementations(row: Row, dtype=np.float32) -> dict[str, Callable]:
     others = {"plain": row.plain, "optax": row.optax}
     losses = {name: _in_float32(f, dtype) for name, f in others.items() if f is not None}
     losses = {"ours": row.ours} | losses
-    if row.gradient:
-        losses = {name: jax.value_and_grad(loss) for name, loss in losses.items()}
+    if row.gradients:
+        wrt = tuple(range(row.gradients)) if row.gradients > 1 else 0
+        losses = {name: jax.value_and_grad(loss, wrt) for name, loss in losses.items()}
     return losses
 
 
@@ -161,6 +163,44 @@ def costs(*shape):
     return inputs.uniform(0, 5, *shape), inputs.mask(0.02, *shape)
 
 
+def anchors(images, count, classes):
+    """Outputs for dense anchors, of which 1 % have an object."""
+    labels = inputs.labels(classes, images, count, ignored=0.99, ignore_index=classes)
+    box = images, count, 4
+    return inputs.normal(images, count, classes), inputs.normal(*box), labels, inputs.normal(*box)
+
+
+def sampled_anchors(images, count, classes):
+    """One logit per anchor, and a sample of about 256 anchors per image."""
+    *outputs, _, targets = anchors(images, count, classes)
+    labels = inputs.labels(2, images, count)
+    return *outputs, labels, targets, inputs.mask(256 / count, images, count)
+
+
+def proposals(count, classes):
+    """A quarter of the proposals has an object; 1 % is padding."""
+    outputs = inputs.normal(count, classes + 1), inputs.normal(count, 4 * classes)
+    labels = inputs.labels(classes, count, ignored=0.75, ignore_index=classes)
+    return *outputs, labels, inputs.normal(count, 4), inputs.mask(0.99, count)
+
+
+def priors(images, count, classes):
+    """Outputs of YOLOX for dense priors, of which 1 % are foreground."""
+    pred, target = ((inputs.boxes(count, images)) for _ in range(2))
+    outputs = inputs.normal(images, count, classes), pred, inputs.normal(images, count)
+    targets = inputs.mask(0.01, images, count), inputs.flags(0.02, images, count, classes), target
+    return *outputs, *targets
+
+
+def object_masks(count, classes, height, width):
+    labels = inputs.labels(classes, count)
+    outputs, targets = (
+        inputs.normal(count, classes, height, width),
+        inputs.flags(0.5, count, height, width),
+    )
+    return outputs, labels, targets, inputs.mask(0.9, count)
+
+
 def _classes_first(sizes):
     return tuple((size[0], size[-1], *size[1:-1]) for size in sizes)
 
@@ -198,6 +238,29 @@ def segmentation_row(sizes: tuple, class_axis: int, masked: bool = False) -> Row
         inputs_for_reference=None if first else inputs.classes_first,
         one_pass=partial(double_valid, class_axis=class_axis),
     )
+
+
+def subtract_boxes(cls_outs, reg_outs, labels, bbox_targets, where=True):
+    positive = (labels == 1) & where
+    classes = jnp.where(positive[..., None], cls_outs * 2, 0)
+    return classes, jnp.where(positive[..., None], reg_outs - bbox_targets, 0)
+
+
+def double_outputs(class_outs, regression_outs, labels, bbox_targets, where):
+    del bbox_targets
+    valid = (where & (labels > 0))[:, None]
+    return jnp.where(valid, class_outs * 2, 0), jnp.where(valid, regression_outs * 2, 0)
+
+
+def subtract_targets(cls_outs, boxes, obj_outs, foreground, cls_targets, bbox_targets):
+    on = foreground[..., None]
+    classes = jnp.where(on, cls_outs - cls_targets, 0)
+    return classes, jnp.where(on, boxes - bbox_targets, 0), obj_outs - foreground
+
+
+def subtract_masks(mask_preds, target_classes, target_masks, where):
+    valid = (where & (target_classes > 0))[:, None, None]
+    return mask_preds - jnp.where(valid, target_masks, 0)[:, None]
 
 
 ROWS = [
@@ -394,7 +457,7 @@ ROWS = [
         ours=partial(ours.top_k_mask, k=1500),
         plain=partial(plain.top_k_mask, k=1500),
         one_pass=jnp.signbit,
-        gradient=False,
+        gradients=0,
     ),
     Row(
         name="top_k_mask, traced k",
@@ -405,7 +468,7 @@ ROWS = [
         ours=ours.top_k_mask,
         plain=plain.traced_top_k_mask,
         one_pass=jnp.greater,
-        gradient=False,
+        gradients=0,
     ),
     Row(
         name="hard_negative_mask",
@@ -416,7 +479,7 @@ ROWS = [
         ours=ours.hard_negative_mask,
         plain=plain.hard_negative_mask,
         one_pass=positive_costs,
-        gradient=False,
+        gradients=0,
     ),
     Row(
         name="orthogonal transform",
@@ -428,5 +491,75 @@ ROWS = [
         plain=plain.orthogonal_transform_regularization_loss,
         reference=reference.orthogonal_transform_regularization_loss,
         one_pass=double,
+    ),
+    Row(
+        name="RPN head",
+        family=HEADS,
+        function="rpn_loss",
+        sizes=((1, 20_000, 1), (8, 20_000, 1), (8, 200_000, 1)),
+        inputs=sampled_anchors,
+        ours=ours.rpn_loss,
+        plain=plain.rpn_loss,
+        reference=reference.rpn_loss,
+        one_pass=subtract_boxes,
+        gradients=2,
+    ),
+    Row(
+        name="RetinaNet head, 80 classes",
+        family=HEADS,
+        function="retinanet_head_loss",
+        sizes=((1, 2_000, 80), (1, 20_000, 80), (8, 20_000, 80)),
+        inputs=anchors,
+        ours=ours.retinanet_head_loss,
+        plain=plain.retinanet_head_loss,
+        reference=reference.retinanet_head_loss,
+        one_pass=subtract_boxes,
+        gradients=2,
+    ),
+    Row(
+        name="dense anchor head, smooth L1",
+        family=HEADS,
+        function="dense_anchor_head_loss",
+        sizes=((1, 2_000, 20), (1, 20_000, 20), (8, 20_000, 20)),
+        inputs=anchors,
+        ours=ours.dense_anchor_head_loss,
+        plain=plain.dense_anchor_head_loss,
+        one_pass=subtract_boxes,
+        gradients=2,
+    ),
+    Row(
+        name="R-CNN head, 80 classes",
+        family=HEADS,
+        function="rcnn_loss",
+        sizes=((512, 80), (4_096, 80), (32_768, 80)),
+        inputs=proposals,
+        ours=ours.rcnn_loss,
+        plain=plain.rcnn_loss,
+        reference=reference.rcnn_loss,
+        one_pass=double_outputs,
+        gradients=2,
+    ),
+    Row(
+        name="YOLOX head, 80 classes",
+        family=HEADS,
+        function="yolox_head_loss",
+        sizes=((1, 2_000, 80), (1, 20_000, 80), (8, 20_000, 80)),
+        inputs=priors,
+        ours=ours.yolox_head_loss,
+        plain=plain.yolox_head_loss,
+        reference=reference.yolox_head_loss,
+        one_pass=subtract_targets,
+        gradients=3,
+    ),
+    Row(
+        name="mask head, 80 classes",
+        family=HEADS,
+        function="mask_rcnn_head_loss",
+        sizes=((8, 80, 28, 28), (64, 80, 28, 28), (512, 80, 28, 28)),
+        inputs=object_masks,
+        ours=ours.mask_rcnn_head_loss,
+        plain=plain.mask_rcnn_head_loss,
+        reference=reference.mask_rcnn_head_loss,
+        one_pass=subtract_masks,
     ),
 ]

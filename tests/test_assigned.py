@@ -8,11 +8,11 @@ from error_text import raises
 
 import vis4d_jax_loss as vjl
 from vis4d_jax_loss.heads._assigned import (
+    average,
     check_inner_losses,
     check_num_classes,
     constant,
     of_class,
-    sum_over,
 )
 
 NAN = np.nan
@@ -46,9 +46,14 @@ def test_a_constant_has_no_gradient_and_no_padding():
     np.testing.assert_array_equal(pull(jnp.ones(2))[0], [0, 0])
 
 
-def test_sum_over_adds_over_the_shards():
-    assert sum_over(None) is vjl.sum_loss
-    assert sum_over("data") == vjl.OverAxis(vjl.sum_loss, "data")
+def test_an_average_divides_the_sum_and_is_0_if_the_divisor_is_0():
+    pred, target, where = jnp.array([3.0, NAN]), jnp.zeros(2), jnp.array([True, False])
+    for divisor, expected in ((2, 1.5), (0, 0)):
+        arguments = target, where, jnp.uint32(divisor), None
+        step = jax.value_and_grad(lambda x, rest=arguments: average(vjl.l1_loss, x, *rest))
+        value, gradient = step(pred)
+        assert value == expected
+        np.testing.assert_array_equal(gradient, [expected / 3, 0])
 
 
 @pytest.mark.parametrize(

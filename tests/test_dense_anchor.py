@@ -150,10 +150,7 @@ def test_a_mask_is_named_in_its_error():
 
 
 def test_a_divisor_must_be_a_scalar():
-    message = (
-        "SumWeightedLoss: avg_factor must be a scalar, got avg_factor (2,). To divide each element "
-        "by its own factor, divide the weight."
-    )
+    message = "dense_anchor_head_loss: avg_factor must be a scalar, got avg_factor (2,)."
     with raises(ValueError, message):
         losses_of(avg_factor=jnp.ones(2))
 

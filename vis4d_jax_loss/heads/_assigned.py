@@ -9,9 +9,9 @@ from jax import lax
 
 from vis4d_jax_loss._checks import describe, fail
 from vis4d_jax_loss._mesh_axis import AxisName
-from vis4d_jax_loss._numerics import fill_masked
+from vis4d_jax_loss._numerics import fill_masked, safe_divide
 from vis4d_jax_loss.losses._negative_log_prob import is_label
-from vis4d_jax_loss.reducer import LossReducer, OverAxis, sum_loss
+from vis4d_jax_loss.reducer import OverAxis, sum_loss
 
 #: A loss function or module: ``loss(pred, target, reducer=..., where=...)``.
 InnerLoss = Callable[..., jax.Array]
@@ -35,9 +35,21 @@ def check_num_classes(function: str, num_classes: int | None, outputs: int, name
         fail(ValueError, function, rule, got)
 
 
-def sum_over(axis_name: AxisName | None) -> LossReducer:
-    """The sum over all shards of a mesh axis."""
-    return sum_loss if axis_name is None else OverAxis(sum_loss, axis_name)
+def average(
+    loss: InnerLoss,
+    pred: jax.Array,
+    target: jax.Array,
+    where: jax.Array | None,
+    divisor: jax.Array,
+    axis_name: AxisName | None,
+) -> jax.Array:
+    """The sum of an inner loss over all shards, divided by a number; 0 if that is 0.
+
+    Not by ``SumWeightedLoss``: XLA on a CPU would store its weights and the losses.
+    """
+    reducer = sum_loss if axis_name is None else OverAxis(sum_loss, axis_name)
+    total = loss(pred, target, reducer=reducer, where=where)
+    return safe_divide(total, divisor.astype(total.dtype))
 
 
 def constant(target: jax.Array, where: jax.Array | None) -> jax.Array:

@@ -7,14 +7,21 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from vis4d_jax_loss._checks import check_label_dtype, check_layout, check_mask, check_numeric
-from vis4d_jax_loss._mesh_axis import AxisName, count_elements
+from vis4d_jax_loss import _value_checks
+from vis4d_jax_loss._checks import (
+    check_label_dtype,
+    check_layout,
+    check_mask,
+    check_numeric,
+    fail,
+    shapes_of,
+)
+from vis4d_jax_loss._mesh_axis import AxisName, count_elements, psum_over
 from vis4d_jax_loss._numerics import as_array, expand_mask, float_dtype
 from vis4d_jax_loss.base import HeadLoss
-from vis4d_jax_loss.heads._assigned import InnerLoss, check_inner_losses, constant
+from vis4d_jax_loss.heads._assigned import InnerLoss, average, check_inner_losses, constant
 from vis4d_jax_loss.losses._labels import as_int32, labels_as_array
 from vis4d_jax_loss.losses._negative_log_prob import is_label
-from vis4d_jax_loss.weighted_reducer import SumWeightedLoss
 
 
 class DenseAnchorHeadLosses(NamedTuple):
@@ -101,12 +108,15 @@ def dense_anchor_head_loss(
         with_box = (classes >= 0) & (classes < cls_outs.shape[-1])
         with_box = with_box if counted is None else with_box & expand_mask(counted, classes.shape)
     if avg_factor is None:
-        avg_factor = _number_of_anchors(counted, classes)
-    reducer = SumWeightedLoss(1.0, avg_factor, axis_name=axis_name)
+        divisor = _number_of_anchors(counted, classes)
+    else:
+        divisor = _read_divisor(name, avg_factor)
+    divisor = psum_over(divisor, axis_name)
     one_hot = is_label(classes, cls_outs.shape, axis=2).astype(float_dtype(cls_outs))
+    targets = constant(targets, with_box)
     return DenseAnchorHeadLosses(
-        loss_cls(cls_outs, one_hot, reducer=reducer, where=counted),
-        loss_bbox(reg_outs, constant(targets, with_box), reducer=reducer, where=with_box),
+        average(loss_cls, cls_outs, one_hot, counted, divisor, axis_name),
+        average(loss_bbox, reg_outs, targets, with_box, divisor, axis_name),
     )
 
 
@@ -132,6 +142,15 @@ def _read_classes(
     if cls_outs.shape[-1] == 1:
         return jnp.where(fits & (classes == 1), 0, -1)
     return jnp.where(fits, classes, -1)
+
+
+def _read_divisor(function: str, avg_factor: ArrayLike) -> jax.Array:
+    divisor = as_array(avg_factor)
+    check_numeric(function, avg_factor=divisor)
+    if divisor.ndim:
+        got = shapes_of(avg_factor=divisor)
+        fail(ValueError, function, "avg_factor must be a scalar", got)
+    return _value_checks.expect_finite(function, "avg_factor", divisor)
 
 
 def _number_of_anchors(counted: jax.Array | None, classes: jax.Array) -> jax.Array:

@@ -1,7 +1,8 @@
 """The losses of the second stage of Faster R-CNN: a class and a box per proposal."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 from jax.typing import ArrayLike
@@ -21,6 +22,7 @@ from vis4d_jax_loss._reduce_loss import parameters_of
 from vis4d_jax_loss.base import HeadLoss
 from vis4d_jax_loss.heads._assigned import (
     InnerLoss,
+    average,
     check_inner_losses,
     constant,
     of_class,
@@ -28,7 +30,6 @@ from vis4d_jax_loss.heads._assigned import (
 from vis4d_jax_loss.losses._labels import labels_as_array, read_labels
 from vis4d_jax_loss.losses.common import l1_loss
 from vis4d_jax_loss.losses.cross_entropy import cross_entropy
-from vis4d_jax_loss.weighted_reducer import SumWeightedLoss
 
 
 class RCNNLosses(NamedTuple):
@@ -115,15 +116,23 @@ def rcnn_loss(
 
     has_object = ~(read.skipped | read.invalid) & (read.value < num_classes)
     if deltas.shape[1] != 4:
-        of_classes = deltas.reshape(deltas.shape[0], num_classes, 4)
-        deltas = of_class(of_classes, read.value, has_object)
-    count = count_elements(~read.skipped)
-    reducer = SumWeightedLoss(1.0, count, axis_name=axis_name)
-    ignore: dict[str, Any] = {"ignore_index": None} if _can_ignore(loss_cls) else {}
+        deltas = _of_class(deltas, read.value, has_object, num_classes)
+    count = count_elements(~read.skipped, axis_name)
+    if _can_ignore(loss_cls):
+        loss_cls = partial(loss_cls, ignore_index=None)
+    targets = constant(targets, has_object)
     return RCNNLosses(
-        loss_cls(class_outs, label, reducer=reducer, where=mask, **ignore),
-        loss_bbox(deltas, constant(targets, has_object), reducer=reducer, where=has_object),
+        average(loss_cls, class_outs, label, mask, count, axis_name),
+        average(loss_bbox, deltas, targets, has_object, count, axis_name),
     )
+
+
+# Called without jit, jax.debug_nans would stop at NaN in padding.
+@partial(jax.jit, static_argnums=3)
+def _of_class(
+    deltas: jax.Array, classes: jax.Array, where: jax.Array, num_classes: int
+) -> jax.Array:
+    return of_class(deltas.reshape(deltas.shape[0], num_classes, 4), classes, where)
 
 
 def _can_ignore(loss: InnerLoss) -> bool:

@@ -21,10 +21,10 @@ from vis4d_jax_loss._numerics import as_array, expand_mask, float_dtype
 from vis4d_jax_loss.base import HeadLoss
 from vis4d_jax_loss.heads._assigned import (
     InnerLoss,
+    average,
     check_inner_losses,
     check_num_classes,
     constant,
-    sum_over,
 )
 from vis4d_jax_loss.losses.binary_cross_entropy import binary_cross_entropy
 from vis4d_jax_loss.losses.common import l1_loss
@@ -132,18 +132,15 @@ def yolox_head_loss(
     positive = positive if mask is None else positive & expand_mask(mask, positive.shape)
     count = jnp.maximum(count_elements(positive, axis_name), 1)
 
-    def average(loss: InnerLoss, pred: jax.Array, target: jax.Array, counted: Any) -> jax.Array:
-        target = constant(target, counted)
-        total = loss(pred, target, reducer=sum_over(axis_name), where=counted)
-        return total / count.astype(total.dtype)
+    def of(loss: InnerLoss, pred: str, target: jax.Array, counted: Any = positive) -> jax.Array:
+        return average(loss, x[pred], constant(target, counted), counted, count, axis_name)
 
     objectness = positive.astype(float_dtype(x["obj_outs"]))
-    l1 = average(l1_loss, x["reg_outs"], x["l1_targets"], positive) if "reg_outs" in x else None
     return YOLOXHeadLosses(
-        average(loss_cls, x["cls_outs"], x["cls_targets"], positive),
-        _BOX_WEIGHT * average(loss_bbox, x["boxes"], x["bbox_targets"], positive),
-        average(loss_obj, x["obj_outs"], objectness, mask),
-        l1,
+        of(loss_cls, "cls_outs", x["cls_targets"]),
+        _BOX_WEIGHT * of(loss_bbox, "boxes", x["bbox_targets"]),
+        of(loss_obj, "obj_outs", objectness, mask),
+        of(l1_loss, "reg_outs", x["l1_targets"]) if "reg_outs" in x else None,
     )
 
 
