@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -90,7 +91,8 @@ def velo_lstm_loss(
     reducer = over_shards(name, mean_loss, axis_name)
 
     motion = preds[:, 1:] - preds[:, :-1]
-    linear_loss = l1_loss(motion[:, :-1], motion[:, 1:], reducer, where=mask)
+    change = motion[:, 1:] - motion[:, :-1]
+    linear_loss = l1_loss(change, jnp.zeros_like(change), reducer, where=mask)
     return {
         "refine_loss": smooth_l1_loss(refines, truth, reducer, where=mask),
         "pred_loss": smooth_l1_loss(preds, truth[:, 1:], reducer, where=mask),
