@@ -129,3 +129,16 @@ def yolox_head_loss(cls_outs, boxes, obj_outs, foreground, cls_targets, bbox_tar
 def mask_rcnn_head_loss(mask_preds, target_classes, target_masks, where):
     losses = vjl.mask_rcnn_head_loss(mask_preds, target_classes, target_masks, where=where)
     return losses.rcnn_loss_mask
+
+
+def qdtrack_instance_similarity_loss(keys, refs, key_ids, ref_ids, key_where, ref_where):
+    masks = dict(key_where=key_where, ref_where=ref_where)
+    return sum(vjl.qdtrack_instance_similarity_loss(keys, refs, key_ids, ref_ids, **masks))
+
+
+def box3d_uncertainty_loss(pred, target, labels, where):
+    return sum(vjl.box3d_uncertainty_loss(pred, target, labels, where=where).values())
+
+
+def velo_lstm_loss(loc_preds, loc_refines, gt_traj):
+    return sum(vjl.velo_lstm_loss(loc_preds, loc_refines, gt_traj).values())

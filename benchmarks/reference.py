@@ -42,10 +42,13 @@ try:
     import torch
     from vis4d.op import loss as vis4d
     from vis4d.op.detect import dense_anchor, mask_rcnn, rcnn, yolox
+    from vis4d.op.detect3d import qd_3dt
     from vis4d.op.loss import common
     from vis4d.op.loss import iou_loss as iou
     from vis4d.op.loss import multi_pos_cross_entropy as multi_pos
     from vis4d.op.loss.reducer import mean_loss
+    from vis4d.op.motion import velo_lstm
+    from vis4d.op.track import qdtrack
 except ImportError as error:
     available, _reason = False, str(error)
 else:
@@ -194,6 +197,28 @@ def mask_rcnn_head_loss(mask_preds, target_classes, target_masks, where):
     assign = staticmethod(lambda boxes, masks, size: masks)
     with mock.patch.object(mask_rcnn.MaskRCNNHeadLoss, "_get_targets_per_image", assign):
         return sum(head([preds], [None], [classes], [targets]))
+
+
+def qdtrack_instance_similarity_loss(keys, refs, key_ids, ref_ids, key_where, ref_where):
+    keys, key_ids = ([x[b][key_where[b]] for b in range(len(x))] for x in (keys, key_ids))
+    refs, ref_ids = (
+        [
+            [image[where] for image, where in zip(*view, strict=True)]
+            for view in zip(x, ref_where, strict=True)
+        ]
+        for x in (refs, ref_ids)
+    )
+    return sum(qdtrack.QDTrackInstanceSimilarityLoss()(keys, refs, key_ids, ref_ids))
+
+
+def box3d_uncertainty_loss(pred, target, labels, where):
+    inputs = pred[where], target[where], labels[where].long()
+    return sum(qd_3dt.Box3DUncertaintyLoss()(*inputs).values())
+
+
+def velo_lstm_loss(loc_preds, loc_refines, gt_traj):
+    losses = velo_lstm.VeloLSTMLoss()(loc_preds, loc_refines, gt_traj)
+    return sum(loss.sum() for loss in losses.values())  # the shape of one of them is [1]
 
 
 def device() -> str:

@@ -274,6 +274,47 @@ def segmentation_row(sizes: tuple, class_axis: int, masked: bool = False) -> Row
     )
 
 
+def key_and_reference_objects(images, keys, length):
+    """Embeddings and identities; half of the references are background, 10 % are padding."""
+    refs = 1, images, 4 * keys
+    key_ids = inputs.labels(keys, images, keys)
+    ref_ids = inputs.labels(keys, *refs, ignored=0.5, ignore_index=-1)
+    masks = inputs.mask(0.9, images, keys), inputs.mask(0.9, *refs)
+    return (
+        inputs.normal(images, keys, length),
+        inputs.normal(*refs, length),
+        key_ids,
+        ref_ids,
+        *masks,
+    )
+
+
+def boxes_in_3d(count, classes, channels):
+    labels, where = inputs.labels(classes, count), inputs.padding(count)
+    return inputs.normal(count, classes, channels), inputs.encoded_boxes(count), labels, where
+
+
+def trajectories(count, times, length):
+    states = inputs.normal(count, times, length)
+    return states, states, inputs.normal(count, times + 1, length)
+
+
+def double_valid_objects(keys, refs, key_ids, ref_ids, key_where, ref_where):
+    key_where, ref_where = key_where & (key_ids > 0), ref_where & (ref_ids > 0)
+    return jnp.where(key_where[..., None], 2 * keys, 0), jnp.where(
+        ref_where[..., None], 2 * refs, 0
+    )
+
+
+def add_targets(pred, target, labels, where):
+    valid = (where & (labels > 0))[:, None, None]
+    return jnp.where(valid, pred + jnp.sum(target, axis=1)[:, None, None], 0)
+
+
+def subtract_states(loc_preds, loc_refines, gt_traj):
+    return loc_preds - gt_traj[:, 1:], loc_refines - gt_traj[:, 1:]
+
+
 def subtract_boxes(cls_outs, reg_outs, labels, bbox_targets, where=True):
     positive = (labels == 1) & where
     classes = jnp.where(positive[..., None], cls_outs * 2, 0)
@@ -647,5 +688,40 @@ ROWS = [
         plain=plain.mask_rcnn_head_loss,
         reference=reference.mask_rcnn_head_loss,
         one_pass=subtract_masks,
+    ),
+    Row(
+        name="QDTrack, x 4 references",
+        family=HEADS,
+        function="qdtrack_instance_similarity_loss",
+        sizes=((2, 32, 256), (8, 64, 256), (64, 64, 256)),
+        inputs=key_and_reference_objects,
+        ours=ours.qdtrack_instance_similarity_loss,
+        plain=plain.qdtrack_instance_similarity_loss,
+        reference=reference.qdtrack_instance_similarity_loss,
+        one_pass=double_valid_objects,
+        gradients=2,
+    ),
+    Row(
+        name="QD-3DT boxes, 10 classes",
+        family=HEADS,
+        function="box3d_uncertainty_loss",
+        sizes=((512, 10, 13), (8_192, 10, 13), (131_072, 10, 13)),
+        inputs=boxes_in_3d,
+        ours=ours.box3d_uncertainty_loss,
+        plain=plain.box3d_uncertainty_loss,
+        reference=reference.box3d_uncertainty_loss,
+        one_pass=add_targets,
+    ),
+    Row(
+        name="VeloLSTM, 10 states",
+        family=HEADS,
+        function="velo_lstm_loss",
+        sizes=((128, 9, 7), (4_096, 9, 7), (131_072, 9, 7)),
+        inputs=trajectories,
+        ours=ours.velo_lstm_loss,
+        plain=plain.velo_lstm_loss,
+        reference=reference.velo_lstm_loss,
+        one_pass=subtract_states,
+        gradients=2,
     ),
 ]

@@ -438,6 +438,63 @@ def mask_rcnn_head_loss(figure: Figure) -> None:
     figure.colorbar(shown, ax=axes, label="gradient [nats per logit]", shrink=0.9)
 
 
+def qdtrack_instance_similarity_loss(figure: Figure) -> None:
+    value, slope = value_and_gradient(
+        figure, "direction of the key embedding [degrees]", slope_unit="[per radian]"
+    )
+    directions = jnp.radians(jnp.array([0.0, 120.0]))
+    references = 2 * jnp.stack([jnp.cos(directions), jnp.sin(directions)], -1)[None, None]
+
+    def losses(angle):
+        key = 2 * jnp.stack([jnp.cos(angle), jnp.sin(angle)])[None, None]
+        ids = jnp.array([[7]]), jnp.array([[[7, 8]]])
+        return vjl.qdtrack_instance_similarity_loss(key, references, *ids)
+
+    degrees = np.linspace(-180, 180, 721)
+    for i, name in enumerate(vjl.QDTrackInstanceSimilarityLosses._fields):
+        curve(value, slope, degrees, lambda x, i=i: losses(x)[i], name, scale=np.pi / 180)
+    for axes in (value, slope):
+        axes.axvline(0, color="C2", linestyle=":")
+        axes.axvline(120, color=GREY, linestyle=":")
+    value.set(title="Turn to the positive, away from the negative", xlim=(-180, 180))
+    value.set(xticks=range(-180, 181, 60))
+    value.legend(loc="upper left")
+    slope.text(4, -0.6, "positive", color="C2")
+    slope.text(116, -0.6, "negative", color=GREY, ha="right")
+
+
+def box3d_uncertainty_loss(figure: Figure) -> None:
+    value, slope = value_and_gradient(figure, "predicted confidence in the depth")
+    for error in (0.0, 0.04, 0.1, 0.5):
+
+        def loss(confidence, error=error):
+            pred = jnp.zeros((1, 1, 10)).at[0, 0, 2].set(1 + error).at[0, 0, 9].set(confidence)
+            target = jnp.zeros((1, 8)).at[0, 2].set(1.0)
+            label = jnp.zeros(1, int)
+            losses = vjl.box3d_uncertainty_loss(pred, target, label, num_rotation_bins=1)
+            return losses["loss_unc3d"]
+
+        curve(value, slope, np.linspace(0, 1.2, 601), loss, f"error of the depth {error:g}")
+    value.set(title="Only accurate depths teach confidence", ylim=(0, 4))
+    value.legend()
+
+
+def velo_lstm_loss(figure: Figure) -> None:
+    value, slope = value_and_gradient(figure, "error of one predicted position [m]", "[m]")
+    truth = jnp.arange(6.0)[None, :, None]
+
+    def losses(error):
+        preds = jnp.concatenate([truth[:, 2:], truth[:, :1]], axis=1).at[0, 2].add(error)
+        return vjl.velo_lstm_loss(preds, truth[:, 1:], truth, loc_dim=1, smooth_weight=0.5)
+
+    error = np.linspace(-3, 3, 601)
+    for name, label in [("pred_loss", "pred_loss"), ("linear_loss", "linear_loss, weight 0.5")]:
+        curve(value, slope, error, lambda d, name=name: losses(d)[name], label)
+    slope.plot(0, 0, "o", color="C1")
+    value.set(title="A sudden change of motion costs more")
+    value.legend()
+
+
 PICTURES = [
     l1_loss,
     l2_loss,
@@ -460,6 +517,9 @@ PICTURES = [
     rcnn_loss,
     yolox_head_loss,
     mask_rcnn_head_loss,
+    qdtrack_instance_similarity_loss,
+    box3d_uncertainty_loss,
+    velo_lstm_loss,
 ]
 
 

@@ -242,6 +242,29 @@ class Head(Case):
         return self.function(**self.arguments(inputs, where), **self.options, **options)
 
 
+def one_image(inputs):
+    """Keys and references of one image, whose rows have the same mask."""
+    masks = {"ref_where": inputs["key_where"]} if "key_where" in inputs else {}
+    axes = {"key": None, "ref": (None, None)}
+    return {name: x[axes[name[:3]]] for name, x in (inputs | masks).items()}
+
+
+def embeddings(count, seed):
+    """Their cosines are away from 0, 0.3 and 1."""
+    angles = np.random.default_rng(seed).permutation(np.linspace(0.1, 1.2, count)) + seed / 50
+    lengths = np.random.default_rng(seed).uniform(0.5, 1.5, (count, 1))
+    return (lengths * np.stack([np.cos(angles), np.sin(angles)], -1)).astype(np.float32)
+
+
+def encoded_boxes(count):
+    """With unknown depths and dimensions, and with one rotation bin."""
+    target = np.random.default_rng(5).normal(size=(count, 8)).astype(np.float32)
+    target[:, 2] = np.resize([1.5, -1.0, 0.5], count)
+    target[::3, 4] = 100.0
+    target[:, 6] = np.resize([1, 1, 0], count)
+    return target
+
+
 def anchors(classes, labels):
     """Two anchors per image; each image has an object and background."""
     return {
@@ -250,6 +273,13 @@ def anchors(classes, labels):
         "labels": np.array(labels * (N // 2)),
         "bbox_targets": normal(N, 2, 4),
     }
+
+
+def encoded_predictions(count):
+    """Their depths are far off, so that the targets of the confidence, constants, stay 0."""
+    pred = np.random.default_rng(3).normal(size=(count, 3, 10)).astype(np.float32)
+    pred[:, :, 2] += 8
+    return pred
 
 
 HEADS = [
@@ -314,6 +344,43 @@ HEADS = [
         },
         ("mask_preds",),
         {"num_classes": 3},
+    ),
+    Head(
+        "qdtrack_instance_similarity_loss",
+        vjl.QDTrackInstanceSimilarityLoss(softmax_temp=0.5),
+        {
+            "key_embeddings": embeddings(N, seed=1),
+            "ref_embeddings": embeddings(N, seed=2),
+            "key_track_ids": np.array([1, 2, 0, 2, 1, 4]),
+            "ref_track_ids": np.array([2, 1, 0, 3, 2, 1]),
+        },
+        ("key_embeddings", "ref_embeddings"),
+        {"softmax_temp": 0.5},
+        mask="key_where",
+        layout=one_image,
+    ),
+    Head(
+        "box3d_uncertainty_loss",
+        vjl.Box3DUncertaintyLoss(depth_loss_weight=2.0, num_rotation_bins=1),
+        {
+            "pred": encoded_predictions(N),
+            "target": encoded_boxes(N),
+            "labels": np.array([0, 2, 1, 1, 0, 2]),
+        },
+        ("pred",),
+        {"depth_loss_weight": 2.0, "num_rotation_bins": 1},
+    ),
+    Head(
+        "velo_lstm_loss",
+        vjl.VeloLSTMLoss(loc_dim=2, smooth_weight=0.5),
+        {
+            name: np.random.default_rng(seed).normal(size=(N, times, 2)).astype(np.float32)
+            for seed, (name, times) in enumerate(
+                [("loc_preds", 4), ("loc_refines", 4), ("gt_traj", 5)]
+            )
+        },
+        ("loc_preds", "loc_refines"),
+        {"loc_dim": 2, "smooth_weight": 0.5},
     ),
 ]
 

@@ -184,8 +184,8 @@ def test_inputs_are_not_changed(case):
 @every_loss
 def test_a_mask_must_be_boolean_and_cover_leading_axes(case):
     message = (
-        rf"^\w+: \w*where must cover the leading axes of the loss, got \w*where \({N - 1},\) "
-        rf"and loss \({N},.*\)\. A mask is never matched to trailing axes\.$"
+        rf"^\w+: \w*where must cover the leading axes of the loss, got \w*where \((1, )?{N - 1},?\) "
+        rf"and loss \((1, )?{N}(,.*)?\)\. A mask is never matched to trailing axes\.$"
     )
     with pytest.raises(ValueError, match=message):
         case(arrays(case.inputs), where=jnp.ones(N - 1, bool))

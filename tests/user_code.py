@@ -203,6 +203,26 @@ def modules(x: jax.Array, labels: jax.Array) -> list[jax.Array | dict[str, jax.A
     ]
 
 
+def tracker_heads(x: jax.Array, labels: jax.Array) -> list[jax.Array]:
+    states, valid = jnp.ones((2, 5, 7)), jnp.array([True, False])
+    losses: vjl.QDTrackInstanceSimilarityLosses = vjl.QDTrackInstanceSimilarityLoss(0.5)(
+        x[None], x[None, None], labels[:1], labels[None, :1], key_where=valid[None]
+    )
+    same = vjl.qdtrack_instance_similarity_loss(
+        x[None], x[None, None], labels[:1], labels[None, :1], softmax_temp=jnp.array(0.5)
+    )
+    boxes: dict[str, jax.Array] = vjl.Box3DUncertaintyLoss(worst, 2.0, num_rotation_bins=1)(
+        jnp.ones((2, 3, 10)), jnp.ones((2, 8)), labels[0], where=valid
+    )
+    rows = vjl.box3d_uncertainty_loss(
+        jnp.ones((2, 3, 13)), jnp.ones((2, 10)), labels[0], vjl.identity_loss
+    )
+    motion = vjl.VeloLSTMLoss(smooth_weight=0.1)(states[:, 1:], states[:, 1:], states)
+    also = vjl.velo_lstm_loss(states[:, 1:], states[:, 1:], states, where=valid)
+    named = [boxes["loss_ctr3d"], rows["loss_unc3d"], motion["pred_loss"], also["linear_loss"]]
+    return [losses.track_loss, losses.track_loss_aux, *same, *named]
+
+
 def objective(x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     inputs: dict[str, vjl.InputPath] = {"pred": vjl.pred_key("a.b"), "target": vjl.data_key("a")}
     schedule: vjl.Schedule = optax.linear_schedule(0.0, 1.0, 10)

@@ -10,6 +10,7 @@ from vis4d_jax_loss.composition.paths import InputPath, data_key, pred_key
 from vis4d_jax_loss.composition.term import LossTerm
 from vis4d_jax_loss.composition.weights import Schedule, TermWeight
 from vis4d_jax_loss.hard_mean import HardMeanLoss
+from vis4d_jax_loss.heads.box3d import Box3DUncertaintyLoss, box3d_uncertainty_loss
 from vis4d_jax_loss.heads.dense_anchor import (
     DenseAnchorHeadLoss,
     DenseAnchorHeadLosses,
@@ -20,9 +21,15 @@ from vis4d_jax_loss.heads.mask_rcnn import (
     MaskRCNNHeadLosses,
     mask_rcnn_head_loss,
 )
+from vis4d_jax_loss.heads.qdtrack import (
+    QDTrackInstanceSimilarityLoss,
+    QDTrackInstanceSimilarityLosses,
+    qdtrack_instance_similarity_loss,
+)
 from vis4d_jax_loss.heads.rcnn import RCNNLoss, RCNNLosses, rcnn_loss
 from vis4d_jax_loss.heads.retinanet import RetinaNetHeadLoss, retinanet_head_loss
 from vis4d_jax_loss.heads.rpn import RPNLoss, RPNLosses, rpn_loss
+from vis4d_jax_loss.heads.velo_lstm import VeloLSTMLoss, velo_lstm_loss
 from vis4d_jax_loss.heads.yolox import YOLOXHeadLoss, YOLOXHeadLosses, yolox_head_loss
 from vis4d_jax_loss.losses._labels import IgnoreIndex
 from vis4d_jax_loss.losses.binary_cross_entropy import (
@@ -83,6 +90,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AxisName",
     "BinaryCrossEntropyLoss",
+    "Box3DUncertaintyLoss",
     "CIoULoss",
     "CrossEntropyLoss",
     "DIoULoss",
@@ -109,6 +117,8 @@ __all__ = [
     "MultiPosCrossEntropyLoss",
     "OrthogonalTransformRegularizationLoss",
     "OverAxis",
+    "QDTrackInstanceSimilarityLoss",
+    "QDTrackInstanceSimilarityLosses",
     "RCNNLoss",
     "RCNNLosses",
     "RPNLoss",
@@ -122,10 +132,12 @@ __all__ = [
     "SoftmaxFocalLoss",
     "SumWeightedLoss",
     "TermWeight",
+    "VeloLSTMLoss",
     "WeightedMeanLoss",
     "YOLOXHeadLoss",
     "YOLOXHeadLosses",
     "binary_cross_entropy",
+    "box3d_uncertainty_loss",
     "ciou_loss",
     "cross_entropy",
     "data_key",
@@ -148,6 +160,7 @@ __all__ = [
     "paired_iou",
     "pairwise_iou",
     "pred_key",
+    "qdtrack_instance_similarity_loss",
     "random_k_mask",
     "rcnn_loss",
     "retinanet_head_loss",
@@ -159,5 +172,6 @@ __all__ = [
     "softmax_focal_loss",
     "sum_loss",
     "top_k_mask",
+    "velo_lstm_loss",
     "yolox_head_loss",
 ]
