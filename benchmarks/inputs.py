@@ -49,8 +49,8 @@ def mask(share: float, *shape: int) -> Input:
     return Input(shape, lambda rng, shape: rng.random(shape) < share, np.bool_)
 
 
-def boxes(count: int) -> Input:
-    return Input((count, 4), _boxes)
+def boxes(count: int, *images: int) -> Input:
+    return Input((*images, count, 4), _boxes)
 
 
 def padding(count: int) -> Input:
@@ -81,6 +81,11 @@ def near_identity(*shape: int) -> Input:
     return Input(shape, lambda rng, shape: np.eye(shape[-1]) + 0.1 * _normal(rng, shape))
 
 
+def encoded_boxes(count: int) -> Input:
+    """Encoded 3D boxes with 2 rotation bins; 10 % of the depths and dimensions are unknown."""
+    return Input((count, 10), _encoded_boxes)
+
+
 def classes_first(arrays: list[np.ndarray]) -> list[np.ndarray]:
     """Move the classes to axis 1, the only layout of the PyTorch reference."""
     logits, labels = arrays
@@ -92,8 +97,16 @@ def _normal(rng, shape):
 
 
 def _boxes(rng, shape):
-    corner = rng.uniform(0, 40, (shape[0], 2))
-    return np.concatenate([corner, corner + rng.uniform(20, 80, (shape[0], 2))], axis=1)
+    corner = rng.uniform(0, 40, (*shape[:-1], 2))
+    return np.concatenate([corner, corner + rng.uniform(20, 80, corner.shape)], axis=-1)
+
+
+def _encoded_boxes(rng, shape):
+    boxes = _normal(rng, shape)
+    boxes[:, 2] = np.where(rng.random(shape[0]) < 0.1, -1, np.abs(boxes[:, 2]))
+    boxes[:, 3:6][rng.random((shape[0], 3)) < 0.1] = 100
+    boxes[:, 6:8] = rng.random((shape[0], 2)) < 0.6
+    return boxes
 
 
 def _padding(rng, shape):

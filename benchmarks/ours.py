@@ -72,16 +72,16 @@ def sigmoid_focal_loss(output, target, where=None):
     return vjl.sigmoid_focal_loss(output, target, mean_loss, where=where)
 
 
-def softmax_focal_loss(output, target):
-    return vjl.softmax_focal_loss(output, target, mean_loss)
+def softmax_focal_loss(output, target, where=None):
+    return vjl.softmax_focal_loss(output, target, mean_loss, where=where)
 
 
-def heatmap_focal_loss(output, target):
-    return vjl.heatmap_focal_loss(output, target, mean_loss)
+def heatmap_focal_loss(output, target, where=None):
+    return vjl.heatmap_focal_loss(output, target, mean_loss, where=where)
 
 
-def dice_loss(output, target):
-    return vjl.dice_loss(output, target, mean_loss)
+def dice_loss(output, target, where=None):
+    return vjl.dice_loss(output, target, mean_loss, where=where)
 
 
 def multi_pos_cross_entropy(pred, target):
@@ -102,3 +102,43 @@ def hard_negative_mask(cost, positive):
 
 def orthogonal_transform_regularization_loss(transform):
     return vjl.orthogonal_transform_regularization_loss([transform])
+
+
+def rpn_loss(cls_outs, reg_outs, labels, bbox_targets, label_where):
+    return sum(vjl.rpn_loss(cls_outs, reg_outs, labels, bbox_targets, label_where=label_where))
+
+
+def retinanet_head_loss(cls_outs, reg_outs, labels, bbox_targets):
+    return sum(vjl.retinanet_head_loss(cls_outs, reg_outs, labels, bbox_targets))
+
+
+def dense_anchor_head_loss(cls_outs, reg_outs, labels, bbox_targets):
+    losses = dict(loss_cls=vjl.binary_cross_entropy, loss_bbox=vjl.smooth_l1_loss)
+    return sum(vjl.dense_anchor_head_loss(cls_outs, reg_outs, labels, bbox_targets, **losses))
+
+
+def rcnn_loss(class_outs, regression_outs, labels, bbox_targets, where):
+    return sum(vjl.rcnn_loss(class_outs, regression_outs, labels, bbox_targets, where=where))
+
+
+def yolox_head_loss(cls_outs, boxes, obj_outs, foreground, cls_targets, bbox_targets):
+    inputs = cls_outs, boxes, obj_outs, foreground, cls_targets, bbox_targets
+    return sum(vjl.yolox_head_loss(*inputs)[:3])
+
+
+def mask_rcnn_head_loss(mask_preds, target_classes, target_masks, where):
+    losses = vjl.mask_rcnn_head_loss(mask_preds, target_classes, target_masks, where=where)
+    return losses.rcnn_loss_mask
+
+
+def qdtrack_instance_similarity_loss(keys, refs, key_ids, ref_ids, key_where, ref_where):
+    masks = dict(key_where=key_where, ref_where=ref_where)
+    return sum(vjl.qdtrack_instance_similarity_loss(keys, refs, key_ids, ref_ids, **masks))
+
+
+def box3d_uncertainty_loss(pred, target, labels, where):
+    return sum(vjl.box3d_uncertainty_loss(pred, target, labels, where=where).values())
+
+
+def velo_lstm_loss(loc_preds, loc_refines, gt_traj):
+    return sum(vjl.velo_lstm_loss(loc_preds, loc_refines, gt_traj).values())

@@ -161,21 +161,28 @@ def sigmoid_focal_loss(output, target, where=None):
     return _masked_mean(losses, where[:, None], losses.shape[1])
 
 
-def softmax_focal_loss(output, target):
+def softmax_focal_loss(output, target, where=None):
     valid = target != 255
     log_prob = _log_prob_of_label(output, jnp.where(valid, target, 0), -1)
-    return jnp.mean(jnp.where(valid, -((1 - jnp.exp(log_prob)) ** 2) * log_prob, 0))
+    losses = jnp.where(valid, -((1 - jnp.exp(log_prob)) ** 2) * log_prob, 0)
+    return jnp.mean(losses) if where is None else _masked_mean(losses, where)
 
 
-def heatmap_focal_loss(output, target):
+def heatmap_focal_loss(output, target, where=None):
     prob, log_prob = jax.nn.sigmoid(output), jax.nn.log_sigmoid(output)
     peak = (1 - prob) ** 2 * -log_prob
     other = (1 - target) ** 4 * prob**2 * (output - log_prob)
-    return jnp.mean(jnp.where(target == 1, peak, other))
+    losses = jnp.where(target == 1, peak, other)
+    return (
+        jnp.mean(losses)
+        if where is None
+        else _masked_mean(losses, where[..., None], target.shape[-1])
+    )
 
 
-def dice_loss(output, target):
+def dice_loss(output, target, where=None):
     classes = output.shape[-1]
+    target = target if where is None else jnp.where(where, target, 255)
     valid = (target != 255)[..., None]
     probs = jnp.where(valid, jax.nn.softmax(output), 0)
     truth = target[..., None] == jnp.arange(classes)
@@ -205,7 +212,7 @@ def embedding_distance_loss(pred, target):
     x = jnp.clip(jnp.where(negative, pred - 0.3, pred), 0, 1)
     hard = _hardest(lax.stop_gradient(x), negative, count)
     losses = jnp.where(positive, (x - 1) ** 2, jnp.where(hard, x**2, 0))
-    return losses.sum() / (positive.sum() + count)
+    return losses.sum() / jnp.maximum(positive.sum() + count, 1)
 
 
 def top_k_mask(values, *, k):
@@ -228,3 +235,102 @@ def orthogonal_transform_regularization_loss(transform):
     product = jnp.matmul(transform, transform.mT, precision="highest")
     excess = product - jnp.eye(transform.shape[-1])
     return jnp.mean(jnp.sqrt(jnp.sum(excess**2, (1, 2)) + 1e-12))
+
+
+def _box_sum(losses, positive):
+    return jnp.sum(jnp.where(positive[..., None], losses, 0))
+
+
+def rpn_loss(cls_outs, reg_outs, labels, bbox_targets, label_where):
+    positive = labels == 1
+    losses = _binary_cross_entropy(cls_outs[..., 0], positive)
+    total = jnp.sum(jnp.where(label_where, losses, 0))
+    total += _box_sum(jnp.abs(reg_outs - bbox_targets), label_where & positive)
+    return total / jnp.maximum(jnp.sum(label_where, dtype=jnp.float32), 1)
+
+
+def retinanet_head_loss(cls_outs, reg_outs, labels, bbox_targets):
+    classes = cls_outs.shape[-1]
+    missing_class = sigmoid_focal_loss(cls_outs, jax.nn.one_hot(labels, classes)) * classes
+    return (
+        missing_class + _box_sum(jnp.abs(reg_outs - bbox_targets), labels < classes) / labels.size
+    )
+
+
+def dense_anchor_head_loss(cls_outs, reg_outs, labels, bbox_targets):
+    classes = cls_outs.shape[-1]
+    missing_class = binary_cross_entropy(cls_outs, jax.nn.one_hot(labels, classes)) * classes
+    return (
+        missing_class + _box_sum(_smooth_l1(reg_outs, bbox_targets), labels < classes) / labels.size
+    )
+
+
+def rcnn_loss(class_outs, regression_outs, labels, bbox_targets, where):
+    classes = class_outs.shape[1] - 1
+    total = -jnp.sum(jnp.where(where, _log_prob_of_label(class_outs, labels, 1), 0))
+    deltas = regression_outs.reshape(-1, classes, 4)
+    index = jnp.minimum(labels, classes - 1)[:, None, None]
+    deltas = jnp.take_along_axis(deltas, index, axis=1)[:, 0]
+    total += _box_sum(jnp.abs(deltas - bbox_targets), where & (labels < classes))
+    return total / jnp.maximum(jnp.sum(where, dtype=jnp.float32), 1)
+
+
+def yolox_head_loss(cls_outs, boxes, obj_outs, foreground, cls_targets, bbox_targets):
+    shared, union = _overlap(boxes.reshape(-1, 4), bbox_targets.reshape(-1, 4))
+    box = 1 - (shared / union) ** 2
+    total = _box_sum(_binary_cross_entropy(cls_outs, cls_targets), foreground)
+    total += 5 * jnp.sum(jnp.where(foreground.reshape(-1), box, 0))
+    total += jnp.sum(_binary_cross_entropy(obj_outs, foreground))
+    return total / jnp.maximum(jnp.sum(foreground, dtype=jnp.float32), 1)
+
+
+def mask_rcnn_head_loss(mask_preds, target_classes, target_masks, where):
+    logits = jnp.take_along_axis(mask_preds, target_classes[:, None, None, None], axis=1)[:, 0]
+    losses = _binary_cross_entropy(logits, target_masks)
+    return _masked_mean(losses, where[:, None, None], losses[0].size)
+
+
+def qdtrack_instance_similarity_loss(keys, refs, key_ids, ref_ids, key_where, ref_where):
+    products = jnp.einsum("bnd,vbmd->vbnm", keys, refs)
+    key_lengths, ref_lengths = (jnp.linalg.norm(x, axis=-1) for x in (keys, refs))
+    cosines = products / (key_lengths[None, :, :, None] * ref_lengths[:, :, None])
+    valid = key_where[None, :, :, None] & ref_where[:, :, None]
+    same = valid & (key_ids[None, :, :, None] == ref_ids[:, :, None])
+    other = valid & ~same
+    negatives = jax.nn.logsumexp(jnp.where(other, products, -1e9), -1)
+    positives = jax.nn.logsumexp(jnp.where(same, -products, -1e9), -1)
+    number = jnp.sum(jnp.any(same, -1), -1) + 1e-5
+    track = jnp.mean(jnp.sum(jax.nn.softplus(negatives + positives), -1) / number)
+    targets = jnp.where(same, 1, jnp.where(other, 0, -1))
+    return 0.25 * track + jnp.mean(jax.vmap(jax.vmap(embedding_distance_loss))(cosines, targets))
+
+
+def box3d_uncertainty_loss(pred, target, labels, where):
+    pred = jnp.take_along_axis(pred, labels[:, None, None], axis=1)[:, 0]
+    depth, goal = pred[:, 2], target[:, 2]
+
+    def mean(error, where, per_row=1):  # smooth L1 with beta = 1/9
+        return _masked_mean(_smooth_l1(9 * error, 0) / 9, where, per_row)
+
+    total = mean(pred[:, :2] - target[:, :2], where[:, None], 2) + mean(
+        depth - goal, where & (goal > 0)
+    )
+    total += mean(pred[:, 3:6] - target[:, 3:6], where[:, None] & (target[:, 3:6] != 100))
+    bins, angles = target[:, 6:8], target[:, 8:]
+    active = where[:, None] & (bins == 1)
+    entropy = jnp.sum(jax.nn.softplus(pred[:, 6:8]) - pred[:, 6:8] * bins, 1)
+    errors = _smooth_l1(pred[:, 8:12:2], jnp.sin(angles)) + _smooth_l1(
+        pred[:, 9:12:2], jnp.cos(angles)
+    )
+    per_bin = jnp.sum(jnp.where(active, errors, 0), 0) / jnp.maximum(jnp.sum(active, 0), 1)
+    total += _masked_mean(entropy, where) + jnp.sum(per_bin)
+    confidence = lax.stop_gradient(jnp.exp(-5 * jnp.abs(depth - goal)))
+    losses = _smooth_l1(9 * (pred[:, -1] - confidence), 0) / 9
+    return total + _masked_mean(jnp.where(confidence > 0.8, 5, 0.1) * losses, where)
+
+
+def velo_lstm_loss(loc_preds, loc_refines, gt_traj):
+    motion = loc_preds[:, 1:-1] - loc_preds[:, :-2]
+    refine = jnp.mean(_smooth_l1(loc_refines, gt_traj[:, 1:]))
+    pred = jnp.mean(_smooth_l1(loc_preds[:, :-1], gt_traj[:, 2:]))
+    return refine + pred + 0.001 * jnp.mean(jnp.abs(motion[:, 1:] - motion[:, :-1]))

@@ -6,6 +6,7 @@
 import importlib.machinery
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -40,10 +41,14 @@ sys.meta_path.append(_stand_ins)  # at the end, so that installed packages are f
 try:
     import torch
     from vis4d.op import loss as vis4d
+    from vis4d.op.detect import dense_anchor, mask_rcnn, rcnn, yolox
+    from vis4d.op.detect3d import qd_3dt
     from vis4d.op.loss import common
     from vis4d.op.loss import iou_loss as iou
     from vis4d.op.loss import multi_pos_cross_entropy as multi_pos
     from vis4d.op.loss.reducer import mean_loss
+    from vis4d.op.motion import velo_lstm
+    from vis4d.op.track import qdtrack
 except ImportError as error:
     available, _reason = False, str(error)
 else:
@@ -115,21 +120,125 @@ def orthogonal_transform_regularization_loss(transform):
     return vis4d.OrthogonalTransformRegularizationLoss()([transform])
 
 
+# The heads of vis4d assign targets themselves. Each is called with a function in the place of its
+# assignment that returns the targets of the row, so that the time is that of the loss.
+
+
+def _dense_anchor_head_loss(loss_cls, cls_outs, reg_outs, labels, bbox_targets, sampled):
+    images, anchors, classes = cls_outs.shape
+    positive = labels == 1 if classes == 1 else labels < classes
+    positive = (positive & sampled)[..., None].to(reg_outs.dtype).expand(-1, -1, 4)
+    weights = sampled.to(cls_outs.dtype)
+    targets = [[bbox_targets, positive, labels.to(cls_outs.dtype), weights]], int(sampled.sum())
+    level = SimpleNamespace(num_levels=1)
+    head = dense_anchor.DenseAnchorHeadLoss(level, None, None, None, loss_cls, common.l1_loss)
+    # Its layout is images x channels x height x width.
+    maps = (x.reshape(images, anchors, 1, -1).permute(0, 3, 1, 2) for x in (cls_outs, reg_outs))
+    with mock.patch.object(dense_anchor, "get_targets_per_batch", return_value=targets):
+        each = [None] * images
+        return sum(head(*([x] for x in maps), each, [(anchors, 1)] * images, each))
+
+
+def rpn_loss(cls_outs, reg_outs, labels, bbox_targets, label_where):
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits
+    return _dense_anchor_head_loss(entropy, cls_outs, reg_outs, labels, bbox_targets, label_where)
+
+
+def _sigmoid_focal_loss(inputs, targets, reduction):
+    """As torchvision, which is not installed here, computes it."""
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(
+        inputs, targets, reduction=reduction
+    )
+    probs = torch.sigmoid(inputs)
+    missing = 1 - (probs * targets + (1 - probs) * (1 - targets))
+    return (0.25 * targets + 0.75 * (1 - targets)) * entropy * missing**2
+
+
+def retinanet_head_loss(cls_outs, reg_outs, labels, bbox_targets):
+    inputs = cls_outs, reg_outs, labels, bbox_targets
+    return _dense_anchor_head_loss(_sigmoid_focal_loss, *inputs, torch.ones_like(labels) == 1)
+
+
+def rcnn_loss(class_outs, regression_outs, labels, bbox_targets, where):
+    inputs = class_outs, regression_outs, labels.long(), bbox_targets
+    class_outs, regression_outs, labels, bbox_targets = (x[where] for x in inputs)
+    positive = (labels < class_outs.shape[1] - 1).to(class_outs.dtype)
+    weights = torch.ones_like(positive), positive[:, None].expand(-1, 4)
+    targets = rcnn.RCNNTargets(labels, weights[0], bbox_targets, weights[1])
+    head = rcnn.RCNNLoss(None, num_classes=class_outs.shape[1] - 1)
+    with mock.patch.object(rcnn.RCNNLoss, "_get_targets_per_image", return_value=targets):
+        return sum(head(class_outs, regression_outs, *([None] for _ in range(4))))
+
+
+def yolox_head_loss(cls_outs, boxes, obj_outs, foreground, cls_targets, bbox_targets):
+    inputs = cls_outs, boxes, obj_outs, foreground, cls_targets, bbox_targets
+    classes, boxes, scores, on, class_targets, targets = (x.flatten(0, 1) for x in inputs)
+    outputs = classes[None], torch.zeros_like(boxes)[None], scores[None], boxes, boxes[None]
+    target = (
+        on,
+        class_targets[on],
+        on.to(classes.dtype)[:, None],
+        targets[on],
+        targets[on],
+        int(on.sum()),
+    )
+    head = yolox.YOLOXHeadLoss(num_classes=classes.shape[1])
+    with (
+        mock.patch.object(yolox, "preprocess_outputs", return_value=outputs),
+        mock.patch.object(yolox.YOLOXHeadLoss, "_get_target_single", return_value=target),
+    ):
+        return sum(head([], [], [], [None], [None], [None])[:3])
+
+
+def mask_rcnn_head_loss(mask_preds, target_classes, target_masks, where):
+    inputs = mask_preds, target_classes.long(), target_masks
+    preds, classes, targets = (x[where] for x in inputs)
+    head = mask_rcnn.MaskRCNNHeadLoss(preds.shape[1])
+    assign = staticmethod(lambda boxes, masks, size: masks)
+    with mock.patch.object(mask_rcnn.MaskRCNNHeadLoss, "_get_targets_per_image", assign):
+        return sum(head([preds], [None], [classes], [targets]))
+
+
+def qdtrack_instance_similarity_loss(keys, refs, key_ids, ref_ids, key_where, ref_where):
+    keys, key_ids = ([x[b][key_where[b]] for b in range(len(x))] for x in (keys, key_ids))
+    refs, ref_ids = (
+        [
+            [image[where] for image, where in zip(*view, strict=True)]
+            for view in zip(x, ref_where, strict=True)
+        ]
+        for x in (refs, ref_ids)
+    )
+    return sum(qdtrack.QDTrackInstanceSimilarityLoss()(keys, refs, key_ids, ref_ids))
+
+
+def box3d_uncertainty_loss(pred, target, labels, where):
+    inputs = pred[where], target[where], labels[where].long()
+    return sum(qd_3dt.Box3DUncertaintyLoss()(*inputs).values())
+
+
+def velo_lstm_loss(loc_preds, loc_refines, gt_traj):
+    losses = velo_lstm.VeloLSTMLoss()(loc_preds, loc_refines, gt_traj)
+    return sum(loss.sum() for loss in losses.values())  # the shape of one of them is [1]
+
+
 def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def value_and_grad(loss: Callable, arrays: list[np.ndarray]) -> Callable[[], object]:
-    """Return a call for value and gradient of a loss with respect to its first input."""
-    pred, *rest = (torch.from_numpy(x).to(device()) for x in arrays)
-    pred.requires_grad_()
+def value_and_grad(
+    loss: Callable, arrays: list[np.ndarray], gradients: int = 1
+) -> Callable[[], object]:
+    """Return a call for value and gradient of a loss with respect to its first inputs."""
+    tensors = [torch.from_numpy(x).to(device()) for x in arrays]
+    for pred in tensors[:gradients]:
+        pred.requires_grad_()
 
     def call():
-        value = loss(pred, *rest)
-        (gradient,) = torch.autograd.grad(value, pred)
+        value = loss(*tensors)
+        computed = torch.autograd.grad(value, tensors[:gradients])
         if device() == "cuda":
             torch.cuda.synchronize()
-        return value.detach(), gradient
+        return value.detach(), computed
 
     return call
 

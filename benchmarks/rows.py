@@ -19,7 +19,7 @@ from inputs import Input
 
 REGRESSION, BOXES = "regression", "boxes"
 CLASSES = "segmentation and classification"
-PAIRS, TRANSFORMS = "pairs and mining", "transforms"
+PAIRS, TRANSFORMS, HEADS = "pairs and mining", "transforms", "heads"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Row:
     """A loss at several sizes, and its implementations.
 
     Every implementation is a function of the inputs. It returns a scalar, whose gradient with
-    respect to the first input is part of the measurement, unless ``gradient`` is False.
+    respect to the first inputs is part of the measurement.
     """
 
     name: str
@@ -49,7 +49,8 @@ class Row:
     reference_up_to: float = np.inf
     #: A single pass that reads every input and writes an array of the gradient's size.
     one_pass: Callable = jnp.subtract
-    gradient: bool = True
+    #: How many of the first inputs have a gradient.
+    gradients: int = 1
     #: The size that ``targets.py`` compiles, if the TPU compiler takes minutes for the largest.
     compiled_size: tuple[int, ...] | None = None
 
@@ -62,8 +63,9 @@ def implementations(row: Row, dtype=np.float32) -> dict[str, Callable]:
     others = {"plain": row.plain, "optax": row.optax}
     losses = {name: _in_float32(f, dtype) for name, f in others.items() if f is not None}
     losses = {"ours": row.ours} | losses
-    if row.gradient:
-        losses = {name: jax.value_and_grad(loss) for name, loss in losses.items()}
+    if row.gradients:
+        wrt = tuple(range(row.gradients)) if row.gradients > 1 else 0
+        losses = {name: jax.value_and_grad(loss, wrt) for name, loss in losses.items()}
     return losses
 
 
@@ -79,6 +81,10 @@ def double(array):
 
 def subtract_valid(pred, target, where):
     return jnp.where(jnp.expand_dims(where, tuple(range(1, pred.ndim))), pred - target, 0)
+
+
+def subtract_valid_pixels(output, target, where):
+    return jnp.where(where[..., None], output - target, 0)
 
 
 def multiply_rotations(pred, target_bin, target_res):
@@ -100,6 +106,7 @@ COMPILED_BOXES = (2_000_000, 4)
 ANCHORS = ((1_000, 80), (10_000, 80), (200_000, 80))
 MATRICES = ((128, 256), (1024, 1024), (4096, 4096))
 IMAGES = ((2, 128, 256, 19), (2, 256, 512, 19), (2, 512, 1024, 19))
+HEATMAPS = ((1, 32, 32, 80), (1, 96, 96, 80), (8, 128, 128, 80))
 IMAGES_150 = ((2, 64, 64, 150), (2, 128, 128, 150), (2, 256, 256, 150))
 
 
@@ -160,6 +167,10 @@ def logits_and_heatmap(*shape):
     return inputs.normal(*shape), inputs.heatmap(*shape)
 
 
+def masked_logits_and_heatmap(*shape):
+    return *logits_and_heatmap(*shape), inputs.mask(0.7, *shape[:-1])
+
+
 def similarities(*shape, positive):
     """Similarities, and targets of which the share ``positive`` is 1 and the rest 0."""
     return inputs.uniform(-0.2, 1, *shape), inputs.flags(positive, *shape)
@@ -167,6 +178,44 @@ def similarities(*shape, positive):
 
 def costs(*shape):
     return inputs.uniform(0, 5, *shape), inputs.mask(0.02, *shape)
+
+
+def anchors(images, count, classes):
+    """Outputs for dense anchors, of which 1 % have an object."""
+    labels = inputs.labels(classes, images, count, ignored=0.99, ignore_index=classes)
+    box = images, count, 4
+    return inputs.normal(images, count, classes), inputs.normal(*box), labels, inputs.normal(*box)
+
+
+def sampled_anchors(images, count, classes):
+    """One logit per anchor, and a sample of about 256 anchors per image."""
+    *outputs, _, targets = anchors(images, count, classes)
+    labels = inputs.labels(2, images, count)
+    return *outputs, labels, targets, inputs.mask(256 / count, images, count)
+
+
+def proposals(count, classes):
+    """A quarter of the proposals has an object; 1 % is padding."""
+    outputs = inputs.normal(count, classes + 1), inputs.normal(count, 4 * classes)
+    labels = inputs.labels(classes, count, ignored=0.75, ignore_index=classes)
+    return *outputs, labels, inputs.normal(count, 4), inputs.mask(0.99, count)
+
+
+def priors(images, count, classes):
+    """Outputs of YOLOX for dense priors, of which 1 % are foreground."""
+    pred, target = ((inputs.boxes(count, images)) for _ in range(2))
+    outputs = inputs.normal(images, count, classes), pred, inputs.normal(images, count)
+    targets = inputs.mask(0.01, images, count), inputs.flags(0.02, images, count, classes), target
+    return *outputs, *targets
+
+
+def object_masks(count, classes, height, width):
+    labels = inputs.labels(classes, count)
+    outputs, targets = (
+        inputs.normal(count, classes, height, width),
+        inputs.flags(0.5, count, height, width),
+    )
+    return outputs, labels, targets, inputs.mask(0.9, count)
 
 
 def _classes_first(sizes):
@@ -225,15 +274,80 @@ def segmentation_row(sizes: tuple, class_axis: int, masked: bool = False) -> Row
     )
 
 
-def dice_row(sizes: tuple) -> Row:
+def key_and_reference_objects(images, keys, length):
+    """Embeddings and identities; half of the references are background, 10 % are padding."""
+    refs = 1, images, 4 * keys
+    key_ids = inputs.labels(keys, images, keys)
+    ref_ids = inputs.labels(keys, *refs, ignored=0.5, ignore_index=-1)
+    masks = inputs.mask(0.9, images, keys), inputs.mask(0.9, *refs)
+    return (
+        inputs.normal(images, keys, length),
+        inputs.normal(*refs, length),
+        key_ids,
+        ref_ids,
+        *masks,
+    )
+
+
+def boxes_in_3d(count, classes, channels):
+    labels, where = inputs.labels(classes, count), inputs.padding(count)
+    return inputs.normal(count, classes, channels), inputs.encoded_boxes(count), labels, where
+
+
+def trajectories(count, times, length):
+    states = inputs.normal(count, times, length)
+    return states, states, inputs.normal(count, times + 1, length)
+
+
+def double_valid_objects(keys, refs, key_ids, ref_ids, key_where, ref_where):
+    key_where, ref_where = key_where & (key_ids > 0), ref_where & (ref_ids > 0)
+    return jnp.where(key_where[..., None], 2 * keys, 0), jnp.where(
+        ref_where[..., None], 2 * refs, 0
+    )
+
+
+def add_targets(pred, target, labels, where):
+    valid = (where & (labels > 0))[:, None, None]
+    return jnp.where(valid, pred + jnp.sum(target, axis=1)[:, None, None], 0)
+
+
+def subtract_states(loc_preds, loc_refines, gt_traj):
+    return loc_preds - gt_traj[:, 1:], loc_refines - gt_traj[:, 1:]
+
+
+def subtract_boxes(cls_outs, reg_outs, labels, bbox_targets, where=True):
+    positive = (labels == 1) & where
+    classes = jnp.where(positive[..., None], cls_outs * 2, 0)
+    return classes, jnp.where(positive[..., None], reg_outs - bbox_targets, 0)
+
+
+def double_outputs(class_outs, regression_outs, labels, bbox_targets, where):
+    del bbox_targets
+    valid = (where & (labels > 0))[:, None]
+    return jnp.where(valid, class_outs * 2, 0), jnp.where(valid, regression_outs * 2, 0)
+
+
+def subtract_targets(cls_outs, boxes, obj_outs, foreground, cls_targets, bbox_targets):
+    on = foreground[..., None]
+    classes = jnp.where(on, cls_outs - cls_targets, 0)
+    return classes, jnp.where(on, boxes - bbox_targets, 0), obj_outs - foreground
+
+
+def subtract_masks(mask_preds, target_classes, target_masks, where):
+    valid = (where & (target_classes > 0))[:, None, None]
+    return mask_preds - jnp.where(valid, target_masks, 0)[:, None]
+
+
+def image_row(name: str, function: str, sizes: tuple, masked: bool = False) -> Row:
+    """The row of a loss of images and labels."""
     return Row(
-        name=f"dice, {sizes[0][-1]} classes",
+        name=name,
         family=CLASSES,
-        function="dice_loss",
+        function=function,
         sizes=sizes,
-        inputs=images,
-        ours=ours.dice_loss,
-        plain=plain.dice_loss,
+        inputs=masked_images if masked else images,
+        ours=getattr(ours, function),
+        plain=getattr(plain, function),
         one_pass=double_valid,
     )
 
@@ -337,7 +451,7 @@ ROWS = [
         ours=ours.pairwise_iou,
         plain=plain.pairwise_iou,
         one_pass=lambda boxes1, boxes2: boxes1[:, 0, None] * boxes2[:, 0],
-        gradient=False,
+        gradients=0,
     ),
     segmentation_row(IMAGES, class_axis=-1),
     segmentation_row(IMAGES, class_axis=-1, masked=True),
@@ -416,27 +530,30 @@ ROWS = [
         plain=plain.sigmoid_focal_loss,
         one_pass=subtract_valid,
     ),
-    Row(
-        name="softmax focal",
-        family=CLASSES,
-        function="softmax_focal_loss",
-        sizes=IMAGES,
-        inputs=images,
-        ours=ours.softmax_focal_loss,
-        plain=plain.softmax_focal_loss,
-        one_pass=double_valid,
-    ),
+    image_row("softmax focal", "softmax_focal_loss", IMAGES),
+    image_row("softmax focal, masked", "softmax_focal_loss", IMAGES, masked=True),
     Row(
         name="heatmap focal",
         family=CLASSES,
         function="heatmap_focal_loss",
-        sizes=((1, 32, 32, 80), (1, 96, 96, 80), (8, 128, 128, 80)),
+        sizes=HEATMAPS,
         inputs=logits_and_heatmap,
         ours=ours.heatmap_focal_loss,
         plain=plain.heatmap_focal_loss,
     ),
-    dice_row(IMAGES),
-    dice_row(IMAGES_150),
+    Row(
+        name="heatmap focal, masked",
+        family=CLASSES,
+        function="heatmap_focal_loss",
+        sizes=HEATMAPS,
+        inputs=masked_logits_and_heatmap,
+        ours=ours.heatmap_focal_loss,
+        plain=plain.heatmap_focal_loss,
+        one_pass=subtract_valid_pixels,
+    ),
+    image_row("dice, 19 classes", "dice_loss", IMAGES),
+    image_row("dice, 19 classes, masked", "dice_loss", IMAGES, masked=True),
+    image_row("dice, 150 classes", "dice_loss", IMAGES_150),
     Row(
         name="multi-positive cross-entropy",
         family=PAIRS,
@@ -467,7 +584,7 @@ ROWS = [
         ours=partial(ours.top_k_mask, k=1500),
         plain=partial(plain.top_k_mask, k=1500),
         one_pass=jnp.signbit,
-        gradient=False,
+        gradients=0,
     ),
     Row(
         name="top_k_mask, traced k",
@@ -478,7 +595,7 @@ ROWS = [
         ours=ours.top_k_mask,
         plain=plain.traced_top_k_mask,
         one_pass=jnp.greater,
-        gradient=False,
+        gradients=0,
     ),
     Row(
         name="hard_negative_mask",
@@ -489,7 +606,7 @@ ROWS = [
         ours=ours.hard_negative_mask,
         plain=plain.hard_negative_mask,
         one_pass=positive_costs,
-        gradient=False,
+        gradients=0,
     ),
     Row(
         name="orthogonal transform",
@@ -501,5 +618,110 @@ ROWS = [
         plain=plain.orthogonal_transform_regularization_loss,
         reference=reference.orthogonal_transform_regularization_loss,
         one_pass=double,
+    ),
+    Row(
+        name="RPN head",
+        family=HEADS,
+        function="rpn_loss",
+        sizes=((1, 20_000, 1), (8, 20_000, 1), (8, 200_000, 1)),
+        inputs=sampled_anchors,
+        ours=ours.rpn_loss,
+        plain=plain.rpn_loss,
+        reference=reference.rpn_loss,
+        one_pass=subtract_boxes,
+        gradients=2,
+    ),
+    Row(
+        name="RetinaNet head, 80 classes",
+        family=HEADS,
+        function="retinanet_head_loss",
+        sizes=((1, 2_000, 80), (1, 20_000, 80), (8, 20_000, 80)),
+        inputs=anchors,
+        ours=ours.retinanet_head_loss,
+        plain=plain.retinanet_head_loss,
+        reference=reference.retinanet_head_loss,
+        one_pass=subtract_boxes,
+        gradients=2,
+    ),
+    Row(
+        name="dense anchor head, smooth L1",
+        family=HEADS,
+        function="dense_anchor_head_loss",
+        sizes=((1, 2_000, 20), (1, 20_000, 20), (8, 20_000, 20)),
+        inputs=anchors,
+        ours=ours.dense_anchor_head_loss,
+        plain=plain.dense_anchor_head_loss,
+        one_pass=subtract_boxes,
+        gradients=2,
+    ),
+    Row(
+        name="R-CNN head, 80 classes",
+        family=HEADS,
+        function="rcnn_loss",
+        sizes=((512, 80), (4_096, 80), (32_768, 80)),
+        inputs=proposals,
+        ours=ours.rcnn_loss,
+        plain=plain.rcnn_loss,
+        reference=reference.rcnn_loss,
+        one_pass=double_outputs,
+        gradients=2,
+    ),
+    Row(
+        name="YOLOX head, 80 classes",
+        family=HEADS,
+        function="yolox_head_loss",
+        sizes=((1, 2_000, 80), (1, 20_000, 80), (8, 20_000, 80)),
+        inputs=priors,
+        ours=ours.yolox_head_loss,
+        plain=plain.yolox_head_loss,
+        reference=reference.yolox_head_loss,
+        one_pass=subtract_targets,
+        gradients=3,
+    ),
+    Row(
+        name="mask head, 80 classes",
+        family=HEADS,
+        function="mask_rcnn_head_loss",
+        sizes=((8, 80, 28, 28), (64, 80, 28, 28), (512, 80, 28, 28)),
+        inputs=object_masks,
+        ours=ours.mask_rcnn_head_loss,
+        plain=plain.mask_rcnn_head_loss,
+        reference=reference.mask_rcnn_head_loss,
+        one_pass=subtract_masks,
+    ),
+    Row(
+        name="QDTrack, x 4 references",
+        family=HEADS,
+        function="qdtrack_instance_similarity_loss",
+        sizes=((2, 32, 256), (8, 64, 256), (64, 64, 256)),
+        inputs=key_and_reference_objects,
+        ours=ours.qdtrack_instance_similarity_loss,
+        plain=plain.qdtrack_instance_similarity_loss,
+        reference=reference.qdtrack_instance_similarity_loss,
+        one_pass=double_valid_objects,
+        gradients=2,
+    ),
+    Row(
+        name="QD-3DT boxes, 10 classes",
+        family=HEADS,
+        function="box3d_uncertainty_loss",
+        sizes=((512, 10, 13), (8_192, 10, 13), (131_072, 10, 13)),
+        inputs=boxes_in_3d,
+        ours=ours.box3d_uncertainty_loss,
+        plain=plain.box3d_uncertainty_loss,
+        reference=reference.box3d_uncertainty_loss,
+        one_pass=add_targets,
+    ),
+    Row(
+        name="VeloLSTM, 10 states",
+        family=HEADS,
+        function="velo_lstm_loss",
+        sizes=((128, 9, 7), (4_096, 9, 7), (131_072, 9, 7)),
+        inputs=trajectories,
+        ours=ours.velo_lstm_loss,
+        plain=plain.velo_lstm_loss,
+        reference=reference.velo_lstm_loss,
+        one_pass=subtract_states,
+        gradients=2,
     ),
 ]

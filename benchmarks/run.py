@@ -73,7 +73,7 @@ def measure_one(row: Row, size: tuple[int, ...], dtype, seconds: float) -> dict:
         calls[name], facts[name] = measure.compile_call(function, arrays)
     if _reference_runs(row, size, dtype):
         convert = row.inputs_for_reference or (lambda arrays: arrays)
-        calls["reference"] = reference.value_and_grad(row.reference, convert(host))
+        calls["reference"] = reference.value_and_grad(row.reference, convert(host), row.gradients)
     times = measure.time_in_turns(calls, seconds)
     return dict(
         row=row.name,
@@ -81,9 +81,9 @@ def measure_one(row: Row, size: tuple[int, ...], dtype, seconds: float) -> dict:
         size=list(size),
         elements=int(np.prod(size)),
         dtype=jnp.dtype(dtype).name,
-        # What one pass moves: it reads every input and writes the gradient (or the mask).
-        bytes=sum(x.nbytes for x in arrays)
-        + (arrays[0].nbytes if row.gradient else arrays[0].size),
+        # What one pass moves: it reads every input and writes the gradients (or the mask).
+        bytes=sum(x.nbytes for x in (*arrays, *arrays[: row.gradients]))
+        + (0 if row.gradients else arrays[0].size),
         input_bytes=sum(x.nbytes for x in arrays),
         results={name: measure.summary(t) | facts.get(name, {}) for name, t in times.items()},
     )

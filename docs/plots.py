@@ -360,6 +360,141 @@ def orthogonal_transform_regularization_loss(figure: Figure) -> None:
     figure.axes[0].plot(np.cos(circle), np.sin(circle), color="white", linestyle=":")
 
 
+def dense_anchor_head_loss(figure: Figure) -> None:
+    logit = np.linspace(-6, 6, 401)
+    value, slope = value_and_gradient(figure, "logit of an anchor", "[nats]")
+    heads = [("RPN", vjl.rpn_loss, "-"), ("RetinaNet", vjl.retinanet_head_loss, "--")]
+    for name, head, line in heads:
+        for label, kind, color in [(1, "object", "C0"), (0, "background", "C1")]:
+
+            def loss(z, head=head, label=label):
+                box = jnp.zeros((1, 1, 4))
+                return head(z.reshape(1, 1, 1), box, jnp.full((1, 1), label), box)[0]
+
+            style = dict(color=color, linestyle=line)
+            curve(value, slope, logit, loss, f"{name}, {kind}", **style)
+    value.set(title="RetinaNet's focal loss leaves easy anchors alone", ylim=(-0.1, 7))
+    value.legend(loc="upper center")
+
+
+def rcnn_loss(figure: Figure) -> None:
+    def loss(x):
+        margin, error = x
+        class_outs = jnp.stack([margin, 0.0, 0.0])[None]
+        deltas = jnp.zeros(8).at[0].set(error)[None]
+        inputs = class_outs, deltas, jnp.array([0]), jnp.zeros((1, 4))
+        smooth = vjl.SmoothL1Loss(beta=1.0)
+        return sum(vjl.rcnn_loss(*inputs, num_classes=2, loss_bbox=smooth))
+
+    landscape(
+        figure,
+        loss,
+        np.linspace(-4, 4, 201),
+        "sum of both losses, smooth L1 of boxes",
+        xlabel="logit of the class of the object − the others",
+        ylabel="error of one delta",
+        title="A class and a box are learned together",
+    )
+
+
+def yolox_head_loss(figure: Figure) -> None:
+    target = jnp.array([0.0, 0.0, 100.0, 100.0])
+    shift = np.linspace(-150, 150, 601)
+    xlabel = "shift of one box of 100 x 100 px [px]"
+    value, slope = value_and_gradient(figure, xlabel, slope_unit="[per px]")
+    for count in (1, 2, 4):
+
+        def loss(x, count=count):
+            moved = target.at[jnp.array([0, 2])].add(x)
+            boxes = jnp.broadcast_to(target, (1, 4, 4)).at[0, 0].set(moved)
+            scores = jnp.zeros((1, 4, 1))
+            on = jnp.arange(4)[None] < count
+            targets = scores, jnp.broadcast_to(target, (1, 4, 4))
+            return vjl.yolox_head_loss(scores, boxes, scores[..., 0], on, *targets).loss_bbox
+
+        curve(value, slope, shift, loss, f"foreground of {count}", jump=0.04)
+    title = "Sums are divided by the size of the foreground"
+    value.set(title=title, ylabel="loss_bbox", ylim=(-0.2, 9))
+    value.legend()
+
+
+def mask_rcnn_head_loss(figure: Figure) -> None:
+    photo, labels = coins()
+    logits = coin_logits(photo, blur=3.0)  # two classes, on the last axis
+    preds = jnp.moveaxis(logits, -1, 1)
+    target = (labels == 1)[None]
+
+    def loss(preds):
+        return vjl.mask_rcnn_head_loss(preds, jnp.array([1]), target).rcnn_loss_mask
+
+    gradient = jax.grad(loss)(preds)[0] * target.size
+    figure.set_size_inches(5.2, 3.2)
+    axes = figure.subplots(2, 2)
+    image(axes[0, 0], target[0], "target mask of class 1", cmap="gray")
+    image(axes[0, 1], preds[0, 1], "its predicted logits", vmin=-3, vmax=3)
+    limits = dict(vmin=-1, vmax=1, cmap="coolwarm")
+    image(axes[1, 0], gradient[1], "gradient of class 1", **limits)
+    shown = image(axes[1, 1], gradient[0], "gradient of class 0: it is 0", **limits)
+    figure.colorbar(shown, ax=axes, label="gradient [nats per logit]", shrink=0.9)
+
+
+def qdtrack_instance_similarity_loss(figure: Figure) -> None:
+    value, slope = value_and_gradient(
+        figure, "direction of the key embedding [degrees]", slope_unit="[per radian]"
+    )
+    directions = jnp.radians(jnp.array([0.0, 120.0]))
+    references = 2 * jnp.stack([jnp.cos(directions), jnp.sin(directions)], -1)[None, None]
+
+    def losses(angle):
+        key = 2 * jnp.stack([jnp.cos(angle), jnp.sin(angle)])[None, None]
+        ids = jnp.array([[7]]), jnp.array([[[7, 8]]])
+        return vjl.qdtrack_instance_similarity_loss(key, references, *ids)
+
+    degrees = np.linspace(-180, 180, 721)
+    for i, name in enumerate(vjl.QDTrackInstanceSimilarityLosses._fields):
+        curve(value, slope, degrees, lambda x, i=i: losses(x)[i], name, scale=np.pi / 180)
+    for axes in (value, slope):
+        axes.axvline(0, color="C2", linestyle=":")
+        axes.axvline(120, color=GREY, linestyle=":")
+    value.set(title="Turn to the positive, away from the negative", xlim=(-180, 180))
+    value.set(xticks=range(-180, 181, 60))
+    value.legend(loc="upper left")
+    slope.text(4, -0.6, "positive", color="C2")
+    slope.text(116, -0.6, "negative", color=GREY, ha="right")
+
+
+def box3d_uncertainty_loss(figure: Figure) -> None:
+    value, slope = value_and_gradient(figure, "predicted confidence in the depth")
+    for error in (0.0, 0.04, 0.1, 0.5):
+
+        def loss(confidence, error=error):
+            pred = jnp.zeros((1, 1, 10)).at[0, 0, 2].set(1 + error).at[0, 0, 9].set(confidence)
+            target = jnp.zeros((1, 8)).at[0, 2].set(1.0)
+            label = jnp.zeros(1, int)
+            losses = vjl.box3d_uncertainty_loss(pred, target, label, num_rotation_bins=1)
+            return losses["loss_unc3d"]
+
+        curve(value, slope, np.linspace(0, 1.2, 601), loss, f"error of the depth {error:g}")
+    value.set(title="Only accurate depths teach confidence", ylim=(0, 4))
+    value.legend()
+
+
+def velo_lstm_loss(figure: Figure) -> None:
+    value, slope = value_and_gradient(figure, "error of one predicted position [m]", "[m]")
+    truth = jnp.arange(6.0)[None, :, None]
+
+    def losses(error):
+        preds = jnp.concatenate([truth[:, 2:], truth[:, :1]], axis=1).at[0, 2].add(error)
+        return vjl.velo_lstm_loss(preds, truth[:, 1:], truth, loc_dim=1, smooth_weight=0.5)
+
+    error = np.linspace(-3, 3, 601)
+    for name, label in [("pred_loss", "pred_loss"), ("linear_loss", "linear_loss, weight 0.5")]:
+        curve(value, slope, error, lambda d, name=name: losses(d)[name], label)
+    slope.plot(0, 0, "o", color="C1")
+    value.set(title="A sudden change of motion costs more")
+    value.legend()
+
+
 PICTURES = [
     l1_loss,
     l2_loss,
@@ -378,6 +513,13 @@ PICTURES = [
     multi_pos_cross_entropy,
     embedding_distance_loss,
     orthogonal_transform_regularization_loss,
+    dense_anchor_head_loss,
+    rcnn_loss,
+    yolox_head_loss,
+    mask_rcnn_head_loss,
+    qdtrack_instance_similarity_loss,
+    box3d_uncertainty_loss,
+    velo_lstm_loss,
 ]
 
 

@@ -1,7 +1,8 @@
 """One row per loss: its function, its module, and inputs whose first axis is the batch.
 
-``test_contract.py`` and ``test_modules.py`` test every promise for every row. To add a loss, add a
-row.
+``test_contract.py`` and ``test_contract_modules.py`` test every promise for every row. To add a
+loss, add a row to ``CASES``. To add a head, add one to ``HEADS``: what is said about reducers holds
+for losses alone.
 """
 
 import functools
@@ -221,8 +222,174 @@ CASES = [
     ),
 ]
 
-every_loss = pytest.mark.parametrize("case", CASES, ids=repr)
-every_exact_loss = pytest.mark.parametrize("case", [c for c in CASES if c.exact], ids=repr)
+
+@dataclass(eq=False, repr=False)
+class Head(Case):
+    """A head, which reduces its losses itself and returns several by name."""
+
+    #: The argument that is the mask of rows.
+    mask: str = "where"
+    #: Makes the arguments from the inputs, if the rows of an argument are not on its first axis.
+    layout: Callable[..., dict[str, Any]] = dict
+
+    def arguments(self, inputs, where=None):
+        """The arguments of the function and of the module's call."""
+        masks = {} if where is None else {self.mask: where}
+        return self.layout(inputs | masks)
+
+    def __call__(self, inputs, where=None, reducer=None, **options):
+        del reducer
+        return self.function(**self.arguments(inputs, where), **self.options, **options)
+
+
+def one_image(inputs):
+    """Keys and references of one image, whose rows have the same mask."""
+    masks = {"ref_where": inputs["key_where"]} if "key_where" in inputs else {}
+    axes = {"key": None, "ref": (None, None)}
+    return {name: x[axes[name[:3]]] for name, x in (inputs | masks).items()}
+
+
+def embeddings(count, seed):
+    """Their cosines are away from 0, 0.3 and 1."""
+    angles = np.random.default_rng(seed).permutation(np.linspace(0.1, 1.2, count)) + seed / 50
+    lengths = np.random.default_rng(seed).uniform(0.5, 1.5, (count, 1))
+    return (lengths * np.stack([np.cos(angles), np.sin(angles)], -1)).astype(np.float32)
+
+
+def encoded_boxes(count):
+    """With unknown depths and dimensions, and with one rotation bin."""
+    target = np.random.default_rng(5).normal(size=(count, 8)).astype(np.float32)
+    target[:, 2] = np.resize([1.5, -1.0, 0.5], count)
+    target[::3, 4] = 100.0
+    target[:, 6] = np.resize([1, 1, 0], count)
+    return target
+
+
+def anchors(classes, labels):
+    """Two anchors per image; each image has an object and background."""
+    return {
+        "cls_outs": normal(N, 2, classes),
+        "reg_outs": normal(N, 2, 4),
+        "labels": np.array(labels * (N // 2)),
+        "bbox_targets": normal(N, 2, 4),
+    }
+
+
+def encoded_predictions(count):
+    """Their depths are far off, so that the targets of the confidence, constants, stay 0."""
+    pred = np.random.default_rng(3).normal(size=(count, 3, 10)).astype(np.float32)
+    pred[:, :, 2] += 8
+    return pred
+
+
+HEADS = [
+    Head(
+        "dense_anchor_head_loss",
+        vjl.DenseAnchorHeadLoss(vjl.binary_cross_entropy, vjl.smooth_l1_loss),
+        anchors(3, [[0, -1], [3, 2]]),
+        ("cls_outs", "reg_outs"),
+        {"loss_cls": vjl.binary_cross_entropy, "loss_bbox": vjl.smooth_l1_loss},
+        mask="label_where",
+    ),
+    Head(
+        "rpn_loss",
+        vjl.RPNLoss(loss_bbox=vjl.l2_loss),
+        anchors(1, [[1, 0], [-1, 1]]),
+        ("cls_outs", "reg_outs"),
+        {"loss_bbox": vjl.l2_loss},
+        mask="label_where",
+    ),
+    Head(
+        "retinanet_head_loss",
+        vjl.RetinaNetHeadLoss(),
+        anchors(3, [[1, 3], [-1, 2]]),
+        ("cls_outs", "reg_outs"),
+        mask="label_where",
+    ),
+    Head(
+        "rcnn_loss",
+        vjl.RCNNLoss(num_classes=3, loss_bbox=vjl.smooth_l1_loss),
+        {
+            "class_outs": normal(N, 4),
+            "regression_outs": normal(N, 12),
+            "labels": np.array([0, 3, 2, 3, 1, 1]),
+            "bbox_targets": normal(N, 4),
+        },
+        ("class_outs", "regression_outs"),
+        {"num_classes": 3, "loss_bbox": vjl.smooth_l1_loss},
+    ),
+    Head(
+        "yolox_head_loss",
+        vjl.YOLOXHeadLoss(3),
+        {
+            "cls_outs": normal(N, 2, 3),
+            "boxes": boxes(2 * N).reshape(N, 2, 4),
+            "obj_outs": normal(N, 2),
+            "foreground": np.array([[True, False], [True, True], [False, True]] * 2),
+            "cls_targets": RNG.uniform(0, 1, (N, 2, 3)).astype(np.float32),
+            "bbox_targets": boxes(2 * N).reshape(N, 2, 4),
+            "reg_outs": normal(N, 2, 4),
+            "l1_targets": normal(N, 2, 4),
+        },
+        ("cls_outs", "boxes", "obj_outs", "reg_outs"),
+        {"num_classes": 3},
+    ),
+    Head(
+        "mask_rcnn_head_loss",
+        vjl.MaskRCNNHeadLoss(num_classes=3),
+        {
+            "mask_preds": normal(N, 3, 2, 2),
+            "target_classes": np.array([0, 2, 1, 1, 0, 2]),
+            "target_masks": RNG.uniform(0, 1, (N, 2, 2)).astype(np.float32),
+        },
+        ("mask_preds",),
+        {"num_classes": 3},
+    ),
+    Head(
+        "qdtrack_instance_similarity_loss",
+        vjl.QDTrackInstanceSimilarityLoss(softmax_temp=0.5),
+        {
+            "key_embeddings": embeddings(N, seed=1),
+            "ref_embeddings": embeddings(N, seed=2),
+            "key_track_ids": np.array([1, 2, 0, 2, 1, 4]),
+            "ref_track_ids": np.array([2, 1, 0, 3, 2, 1]),
+        },
+        ("key_embeddings", "ref_embeddings"),
+        {"softmax_temp": 0.5},
+        mask="key_where",
+        layout=one_image,
+    ),
+    Head(
+        "box3d_uncertainty_loss",
+        vjl.Box3DUncertaintyLoss(depth_loss_weight=2.0, num_rotation_bins=1),
+        {
+            "pred": encoded_predictions(N),
+            "target": encoded_boxes(N),
+            "labels": np.array([0, 2, 1, 1, 0, 2]),
+        },
+        ("pred",),
+        {"depth_loss_weight": 2.0, "num_rotation_bins": 1},
+    ),
+    Head(
+        "velo_lstm_loss",
+        vjl.VeloLSTMLoss(loc_dim=2, smooth_weight=0.5),
+        {
+            name: np.random.default_rng(seed).normal(size=(N, times, 2)).astype(np.float32)
+            for seed, (name, times) in enumerate(
+                [("loc_preds", 4), ("loc_refines", 4), ("gt_traj", 5)]
+            )
+        },
+        ("loc_preds", "loc_refines"),
+        {"loc_dim": 2, "smooth_weight": 0.5},
+    ),
+]
+
+every_loss = pytest.mark.parametrize("case", [*CASES, *HEADS], ids=repr)
+every_exact_loss = pytest.mark.parametrize(
+    "case", [case for case in [*CASES, *HEADS] if case.exact], ids=repr
+)
+every_loss_with_reducer = pytest.mark.parametrize("case", CASES, ids=repr)
+every_head = pytest.mark.parametrize("case", HEADS, ids=repr)
 
 MASK = np.array([True, False, True, True, False, True])
 POISON = [np.nan, np.inf, -np.inf, 1e30, -1.0, 0.0, 1.0]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, every_loss, total
+from cases import CASES, every_loss_with_reducer, total
 from devices import (
     MASK,
     ROWS,
@@ -75,7 +75,7 @@ def skip_explicit_in_old_jax(case, kind):
 
 
 @every_kind
-@every_loss
+@every_loss_with_reducer
 def test_jit_over_sharded_rows(case, kind):
     skip_explicit_in_old_jax(case, kind)
     mesh = make_mesh(kind)
@@ -85,7 +85,7 @@ def test_jit_over_sharded_rows(case, kind):
     assert_little_is_communicated(program, largest_message(case))
 
 
-@every_loss
+@every_loss_with_reducer
 def test_explicit_arrays_without_a_mesh_in_context(case):
     skip_explicit_in_old_jax(case, AxisType.Explicit)
     args = shard((*inputs_of(case), MASK), make_mesh(AxisType.Explicit))
@@ -105,7 +105,7 @@ def test_jit_over_sharded_columns(case, kind):
 
 
 @every_kind
-@every_loss
+@every_loss_with_reducer
 def test_a_mesh_of_two_axes(case, kind):
     """Rows over one axis and columns over the other, or rows over both."""
     skip_explicit_in_old_jax(case, kind)
@@ -166,7 +166,7 @@ def shard_mapped(case, mesh, reducer, **options):
 
 
 @every_kind
-@every_loss
+@every_loss_with_reducer
 def test_shard_map(case, kind):
     step, args = shard_mapped(case, make_mesh(kind), vjl.mean_loss)
     result, program = run(step, args)
@@ -174,7 +174,7 @@ def test_shard_map(case, kind):
     assert_little_is_communicated(program, largest_message(case))
 
 
-@every_loss
+@every_loss_with_reducer
 def test_shard_map_without_checks_has_gradients_of_the_sum_over_devices(case):
     """With ``check_vma=False`` the transpose of psum is psum; averaging the gradients corrects it."""
     step, args = shard_mapped(case, make_mesh(AxisType.Auto), vjl.mean_loss, check_vma=False)
@@ -183,7 +183,7 @@ def test_shard_map_without_checks_has_gradients_of_the_sum_over_devices(case):
     assert_same((value, averaged), on_one_device(case))
 
 
-@every_loss
+@every_loss_with_reducer
 def test_modules_reduce_over_the_axis_of_an_option(case):
     mesh = make_mesh(AxisType.Explicit)
     _, inputs = inputs_of(case)

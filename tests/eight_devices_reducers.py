@@ -6,7 +6,7 @@ import inspect
 import jax
 import numpy as np
 import pytest
-from cases import every_loss, total
+from cases import every_loss_with_reducer, total
 from devices import (
     MASK,
     ROWS,
@@ -127,7 +127,7 @@ REDUCERS = {
 }
 
 
-@every_loss
+@every_loss_with_reducer
 @pytest.mark.parametrize("reducer", REDUCERS.values(), ids=REDUCERS)
 def test_they_reduce_every_loss_over_shards(case, reducer):
     arrays = (*inputs_of(case), MASK)
@@ -141,7 +141,7 @@ def test_they_reduce_every_loss_over_shards(case, reducer):
 
 
 @every_kind
-@every_loss
+@every_loss_with_reducer
 def test_the_hard_mean_of_every_loss_over_sharded_rows(case, kind):
     arrays = (*inputs_of(case), MASK)
     step = loss_of(case, REDUCERS["hard"])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from cases import (
     CASES,
+    HEADS,
     MASK,
     N,
     arrays,
@@ -39,6 +40,16 @@ def name_of(reducer):
     return getattr(reducer, "__name__", repr(reducer))
 
 
+# A head reduces its losses itself.
+every_loss_under_every_reducer = pytest.mark.parametrize(
+    ("case", "reducer"),
+    [
+        *(pytest.param(c, r, id=f"{c}-{name_of(r)}") for c in CASES for r in REDUCERS),
+        *(pytest.param(head, None, id=repr(head)) for head in HEADS),
+    ],
+)
+
+
 def differentiate(case, inputs, where=None, reducer=vjl.mean_loss):
     """Value and gradients of a loss, jitted once for each case, reducer and kind of call."""
     wrt = {name: inputs[name] for name in case.wrt}
@@ -47,7 +58,7 @@ def differentiate(case, inputs, where=None, reducer=vjl.mean_loss):
 
 @functools.cache
 def _step(name, reducer):
-    case = next(c for c in CASES if repr(c) == name)
+    case = next(c for c in (*CASES, *HEADS) if repr(c) == name)
 
     def loss(wrt, inputs, where):
         return total(case(inputs | wrt, where, reducer))
@@ -71,8 +82,7 @@ def test_vmap_equals_a_loop(case):
     assert_trees_close(batched, jax.tree.map(lambda *x: jnp.stack(x), *loop), rtol=1e-5, atol=1e-6)
 
 
-@every_loss
-@pytest.mark.parametrize("reducer", REDUCERS, ids=name_of)
+@every_loss_under_every_reducer
 def test_masking_equals_dropping_for_any_padding(case, reducer):
     kept = arrays(jax.tree.map(lambda x: x[MASK], case.inputs))
     value, gradients = differentiate(
@@ -85,8 +95,7 @@ def test_masking_equals_dropping_for_any_padding(case, reducer):
     assert all(np.all(g[~MASK] == 0) for g in map(np.asarray, jax.tree.leaves(gradients)))
 
 
-@every_loss
-@pytest.mark.parametrize("reducer", REDUCERS, ids=name_of)
+@every_loss_under_every_reducer
 def test_everything_masked_gives_zero_value_and_gradient(case, reducer):
     everything = np.zeros(N, bool)
     inputs = arrays(poisoned(case.inputs, everything))
@@ -95,8 +104,7 @@ def test_everything_masked_gives_zero_value_and_gradient(case, reducer):
     assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(gradients))
 
 
-@every_loss
-@pytest.mark.parametrize("reducer", REDUCERS, ids=name_of)
+@every_loss_under_every_reducer
 def test_empty_inputs_have_zero_loss(case, reducer):
     empty = arrays(jax.tree.map(lambda x: x[:0], case.inputs))
     assert total(jax.jit(lambda inputs: case(inputs, reducer=reducer))(empty)) == 0
@@ -176,13 +184,13 @@ def test_inputs_are_not_changed(case):
 @every_loss
 def test_a_mask_must_be_boolean_and_cover_leading_axes(case):
     message = (
-        rf"^\w+: where must cover the leading axes of the loss, got where \({N - 1},\) "
-        rf"and loss \({N},.*\)\. A mask is never matched to trailing axes\.$"
+        rf"^\w+: \w*where must cover the leading axes of the loss, got \w*where \((1, )?{N - 1},?\) "
+        rf"and loss \((1, )?{N}(,.*)?\)\. A mask is never matched to trailing axes\.$"
     )
     with pytest.raises(ValueError, match=message):
         case(arrays(case.inputs), where=jnp.ones(N - 1, bool))
     message = (
-        r"^\w+: where must be boolean, got where float32\. True means valid, False means padding; "
+        r"^\w+: \w*where must be boolean, got \w*where float32\. True means valid, False means padding; "
         r"weights belong in SumWeightedLoss\.$"
     )
     with pytest.raises(TypeError, match=message):

@@ -32,6 +32,8 @@ FLOORS = [
     ["losses._focal", "losses._labelled", "losses._weighted_log_prob"],
     ["losses._soft_targets"],
     [name for name in FILES if name.startswith("losses.") and "._" not in name],
+    [name for name in FILES if name.startswith("heads._") and name != "heads.__init__"],
+    [name for name in FILES if name.startswith("heads.") and "._" not in name],
     ["composition.errors"],
     ["composition.paths"],
     ["composition.arguments", "composition.weights"],
@@ -40,7 +42,7 @@ FLOORS = [
     ["__init__"],
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-EMPTY = ["losses.__init__", "composition.__init__"]  # a docstring alone
+EMPTY = ["losses.__init__", "heads.__init__", "composition.__init__"]  # a docstring alone
 
 # A loss whose formula contains that of another loss.
 USES_THE_FORMULA_OF = {
@@ -48,6 +50,8 @@ USES_THE_FORMULA_OF = {
     ("losses.embedding_distance", "losses.common"),
     ("losses.seg_cross_entropy_loss", "losses.cross_entropy"),
     ("losses.multi_level_seg_loss", "losses.seg_cross_entropy_loss"),
+    ("heads.rpn", "heads.dense_anchor"),
+    ("heads.retinanet", "heads.dense_anchor"),
 }
 
 
@@ -95,6 +99,13 @@ def test_a_file_imports_only_from_lower_floors(name):
 
 def test_each_formula_that_a_loss_may_use_is_used():
     assert USES_THE_FORMULA_OF <= ARROWS
+
+
+def test_heads_and_compositions_do_not_know_each_other():
+    apart = {("heads", "composition"), ("composition", "heads")}
+    folders = {(name.partition(".")[0], other.partition(".")[0]) for name, other in ARROWS}
+    assert ("heads", "losses") in folders
+    assert not apart & folders
 
 
 def test_imports_form_no_cycle():

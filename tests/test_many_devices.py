@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
         "eight_devices_mining.py",
         "eight_devices_counts.py",
         "eight_devices_dice.py",
+        "eight_devices_heads.py",
         "eight_devices_reducers.py",
     ],
 )

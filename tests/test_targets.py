@@ -49,7 +49,9 @@ LIMITS = {
     "segmentation NHWC, 150 classes": (8, 2.2, 3.6),
     "segmentation NCHW, 150 classes": (8, 2.2, 3.6),
     "cross-entropy": (8, 2.2, 3.6),
-    "dice": (16, 4.0, 8.0),
+    "dice, 19 classes": (16, 4.0, 8.0),
+    "dice, 19 classes, masked": (16, 4.0, 8.0),
+    "dice, 150 classes": (16, 4.0, 8.0),
     "multi-positive cross-entropy": (9, 2.5, 4.5),
     "embedding distance, mined": (50, 8.0, 36.0),
     "top_k_mask, k = 1500": (45, 12.0, 44.0),
@@ -62,6 +64,7 @@ COSTLIER = {
     "binary cross-entropy, masked": (1.75, 1.1),
     "sigmoid focal": (1.1, 2.2),
     "heatmap focal": (1.1, 2.1),
+    "heatmap focal, masked": (1.1, 2.1),
     "multi-positive cross-entropy": (1.3, 1.1),
 }
 # Rows with a loop of unknown length.
@@ -138,6 +141,9 @@ def test_no_loss_sorts(h100, v5e, row):
 @every_row
 def test_eight_chips_send_scalars_and_short_vectors(eight_chips, row):
     ours = eight_chips[row]["ours"]
+    if row == "pairwise_iou":  # each chip needs all boxes of the second set
+        assert ours["largest"] == ours["sent"] == 4_000 * 4 * 4
+        return
     assert ours["messages"] > 0
     assert ours["largest"] <= 64  # e.g. the sums and counts of a few levels or bins
     assert ours["sent"] <= 1024 < ours["input_bytes"]

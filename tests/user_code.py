@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -124,6 +125,35 @@ def functions(x: jax.Array, labels: jax.Array, key: jax.Array) -> list[jax.Array
     ]
 
 
+def heads(labels: jax.Array) -> list[Any]:
+    outputs, boxes, flags = jnp.ones((2, 2, 3)), jnp.ones((2, 2, 4)), labels > 0
+    one, masks, valid = jnp.ones((2, 2, 1)), jnp.ones((2, 3, 4, 4)), jnp.array([True, False])
+    anchors = outputs, boxes, labels, boxes
+    retinanet = vjl.RetinaNetHeadLoss(vjl.SigmoidFocalLoss(gamma=1.0), vjl.smooth_l1_loss)
+    dense = vjl.DenseAnchorHeadLoss(vjl.binary_cross_entropy, vjl.L2Loss(), axis_name=None)
+    rcnn = vjl.RCNNLoss(2, loss_cls=vjl.CrossEntropyLoss(label_smoothing=0.1))
+    yolox = vjl.YOLOXHeadLoss(3, loss_bbox=IoULoss(mode="linear"))
+    priors = outputs, boxes, outputs[..., 0], flags, outputs, boxes
+    of_rpn: vjl.RPNLosses = vjl.RPNLoss()(one, boxes, labels, boxes, label_where=flags)
+    of_anchors: vjl.DenseAnchorHeadLosses = retinanet(*anchors, avg_factor=2)
+    of_rcnn: vjl.RCNNLosses = rcnn(outputs[0], jnp.ones((2, 8)), labels[0], boxes[0])
+    of_yolox: vjl.YOLOXHeadLosses = yolox(*priors, reg_outs=boxes, l1_targets=boxes)
+    of_masks: vjl.MaskRCNNHeadLosses = vjl.MaskRCNNHeadLoss(3)(masks, labels[0], masks[:, 0] > 0)
+    losses = vjl.dense_anchor_head_loss(*anchors, loss_cls=vjl.l1_loss, loss_bbox=vjl.L1Loss())
+    return [
+        of_rpn.rpn_loss_cls + of_rpn.rpn_loss_bbox,
+        of_anchors.loss_cls + dense(*anchors, bbox_where=flags).loss_bbox + losses.loss_bbox,
+        of_rcnn.rcnn_loss_cls + of_rcnn.rcnn_loss_bbox,
+        of_yolox.loss_bbox if of_yolox.loss_l1 is None else of_yolox.loss_l1,
+        of_masks.rcnn_loss_mask,
+        vjl.rpn_loss(one, boxes, labels, boxes, bbox_where=valid),
+        vjl.retinanet_head_loss(*anchors, loss_bbox=vjl.SmoothL1Loss()),
+        vjl.rcnn_loss(outputs[0], boxes[0], labels[0], boxes[0], num_classes=2, where=valid),
+        vjl.yolox_head_loss(*priors, where=valid).loss_obj,
+        vjl.mask_rcnn_head_loss(masks, labels[0], masks[:, 0], where=valid),
+    ]
+
+
 def ignored_labels(labels: jax.Array) -> list[jax.Array | dict[str, jax.Array]]:
     logits, picture = jnp.ones((2, 2, 3)), jnp.ones((1, 2, 2, 3))
     several: vjl.IgnoreIndex = (0, 255)
@@ -171,6 +201,26 @@ def modules(x: jax.Array, labels: jax.Array) -> list[jax.Array | dict[str, jax.A
         HingeLoss(jnp.mean, margin=0.5, names=("a",))(x, x, where=valid),
         ByHand(reducer=worst, scale=2.0)(x, valid[:, None]),
     ]
+
+
+def tracker_heads(x: jax.Array, labels: jax.Array) -> list[jax.Array]:
+    states, valid = jnp.ones((2, 5, 7)), jnp.array([True, False])
+    losses: vjl.QDTrackInstanceSimilarityLosses = vjl.QDTrackInstanceSimilarityLoss(0.5)(
+        x[None], x[None, None], labels[:1], labels[None, :1], key_where=valid[None]
+    )
+    same = vjl.qdtrack_instance_similarity_loss(
+        x[None], x[None, None], labels[:1], labels[None, :1], softmax_temp=jnp.array(0.5)
+    )
+    boxes: dict[str, jax.Array] = vjl.Box3DUncertaintyLoss(worst, 2.0, num_rotation_bins=1)(
+        jnp.ones((2, 3, 10)), jnp.ones((2, 8)), labels[0], where=valid
+    )
+    rows = vjl.box3d_uncertainty_loss(
+        jnp.ones((2, 3, 13)), jnp.ones((2, 10)), labels[0], vjl.identity_loss
+    )
+    motion = vjl.VeloLSTMLoss(smooth_weight=0.1)(states[:, 1:], states[:, 1:], states)
+    also = vjl.velo_lstm_loss(states[:, 1:], states[:, 1:], states, where=valid)
+    named = [boxes["loss_ctr3d"], rows["loss_unc3d"], motion["pred_loss"], also["linear_loss"]]
+    return [losses.track_loss, losses.track_loss_aux, *same, *named]
 
 
 def objective(x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -227,6 +277,7 @@ def run() -> None:
     model = Net(HingeLoss(jnp.mean), nnx.Rngs(0))
     linen = LinenNet()
     losses = functions(x, labels, key), modules(x, labels), objective(jnp.ones((2, 4)))
+    losses = *losses, heads(labels)
     options = ignored_labels(labels), traced_options(x), structured_inputs(x)
     outputs = model(x), linen.apply(linen.init(key, x), x), over_devices(jnp.ones(2))
     assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((losses, options, outputs)))

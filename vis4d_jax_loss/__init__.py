@@ -10,6 +10,27 @@ from vis4d_jax_loss.composition.paths import InputPath, data_key, pred_key
 from vis4d_jax_loss.composition.term import LossTerm
 from vis4d_jax_loss.composition.weights import Schedule, TermWeight
 from vis4d_jax_loss.hard_mean import HardMeanLoss
+from vis4d_jax_loss.heads.box3d import Box3DUncertaintyLoss, box3d_uncertainty_loss
+from vis4d_jax_loss.heads.dense_anchor import (
+    DenseAnchorHeadLoss,
+    DenseAnchorHeadLosses,
+    dense_anchor_head_loss,
+)
+from vis4d_jax_loss.heads.mask_rcnn import (
+    MaskRCNNHeadLoss,
+    MaskRCNNHeadLosses,
+    mask_rcnn_head_loss,
+)
+from vis4d_jax_loss.heads.qdtrack import (
+    QDTrackInstanceSimilarityLoss,
+    QDTrackInstanceSimilarityLosses,
+    qdtrack_instance_similarity_loss,
+)
+from vis4d_jax_loss.heads.rcnn import RCNNLoss, RCNNLosses, rcnn_loss
+from vis4d_jax_loss.heads.retinanet import RetinaNetHeadLoss, retinanet_head_loss
+from vis4d_jax_loss.heads.rpn import RPNLoss, RPNLosses, rpn_loss
+from vis4d_jax_loss.heads.velo_lstm import VeloLSTMLoss, velo_lstm_loss
+from vis4d_jax_loss.heads.yolox import YOLOXHeadLoss, YOLOXHeadLosses, yolox_head_loss
 from vis4d_jax_loss.losses._labels import IgnoreIndex
 from vis4d_jax_loss.losses.binary_cross_entropy import (
     BinaryCrossEntropyLoss,
@@ -69,9 +90,12 @@ __version__ = "0.1.0"
 __all__ = [
     "AxisName",
     "BinaryCrossEntropyLoss",
+    "Box3DUncertaintyLoss",
     "CIoULoss",
     "CrossEntropyLoss",
     "DIoULoss",
+    "DenseAnchorHeadLoss",
+    "DenseAnchorHeadLosses",
     "DiceLoss",
     "EmbeddingDistanceLoss",
     "GIoULoss",
@@ -87,10 +111,19 @@ __all__ = [
     "LossModule",
     "LossReducer",
     "LossTerm",
+    "MaskRCNNHeadLoss",
+    "MaskRCNNHeadLosses",
     "MultiLevelSegLoss",
     "MultiPosCrossEntropyLoss",
     "OrthogonalTransformRegularizationLoss",
     "OverAxis",
+    "QDTrackInstanceSimilarityLoss",
+    "QDTrackInstanceSimilarityLosses",
+    "RCNNLoss",
+    "RCNNLosses",
+    "RPNLoss",
+    "RPNLosses",
+    "RetinaNetHeadLoss",
     "RotationLoss",
     "Schedule",
     "SegCrossEntropyLoss",
@@ -99,11 +132,16 @@ __all__ = [
     "SoftmaxFocalLoss",
     "SumWeightedLoss",
     "TermWeight",
+    "VeloLSTMLoss",
     "WeightedMeanLoss",
+    "YOLOXHeadLoss",
+    "YOLOXHeadLosses",
     "binary_cross_entropy",
+    "box3d_uncertainty_loss",
     "ciou_loss",
     "cross_entropy",
     "data_key",
+    "dense_anchor_head_loss",
     "dice_loss",
     "diou_loss",
     "embedding_distance_loss",
@@ -114,6 +152,7 @@ __all__ = [
     "iou_loss",
     "l1_loss",
     "l2_loss",
+    "mask_rcnn_head_loss",
     "mean_loss",
     "multi_level_seg_loss",
     "multi_pos_cross_entropy",
@@ -121,12 +160,18 @@ __all__ = [
     "paired_iou",
     "pairwise_iou",
     "pred_key",
+    "qdtrack_instance_similarity_loss",
     "random_k_mask",
+    "rcnn_loss",
+    "retinanet_head_loss",
     "rotation_loss",
+    "rpn_loss",
     "seg_cross_entropy_loss",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
     "softmax_focal_loss",
     "sum_loss",
     "top_k_mask",
+    "velo_lstm_loss",
+    "yolox_head_loss",
 ]

@@ -75,18 +75,45 @@ def check_rank(function: str, axes: str, **arrays: jax.Array) -> None:
             fail(ValueError, function, f"{name} must be {axes}", shapes_of(**{name: x}), remedy)
 
 
-def check_mask(function: str, where: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array | None:
+def check_layout(function: str, **layouts: tuple[jax.Array, str]) -> None:
+    """Check arrays that share axes, each with a layout such as ``"[P, 4]"``.
+
+    A number in a layout is a size. A letter is a size that must be the same in all layouts.
+    """
+    sizes: dict[str, Any] = {}
+    known: list[str] = []
+    for name, (x, layout) in layouts.items():
+        axes = layout.strip("[]").split(", ")
+        same_rank = len(axes) == x.ndim
+        pairs = list(zip(axes, x.shape, strict=True)) if same_rank else []
+        if not same_rank or any(_size_of(axis, n, sizes) != n for axis, n in pairs):
+            others = {k: layouts[k] for k in known[:1]}
+            rule = f"{name} must be {layout}"
+            rule += "".join(f" if {k} is {axes}" for k, (_, axes) in others.items())
+            shapes = {k: array for k, (array, _) in others.items()} | {name: x}
+            fail(ValueError, function, rule, shapes_of(**shapes), "Axes of size 1 never broadcast.")
+        known.append(name)
+
+
+def _size_of(axis: str, found: Any, sizes: dict[str, Any]) -> Any:
+    return int(axis) if axis.isdigit() else sizes.setdefault(axis, found)
+
+
+def check_mask(
+    function: str, where: ArrayLike | None, shape: tuple[int, ...], name: str = "where"
+) -> jax.Array | None:
     """Return a mask as an array; it must be boolean and cover the leading axes of the loss."""
     if where is None:
         return None
     where = jnp.asarray(where)
     if where.dtype != bool:
         remedy = "True means valid, False means padding; weights belong in SumWeightedLoss."
-        fail(TypeError, function, "where must be boolean", describe(where=where.dtype), remedy)
+        got = describe(**{name: where.dtype})
+        fail(TypeError, function, f"{name} must be boolean", got, remedy)
     if where.shape != shape[: where.ndim]:
-        rule = "where must cover the leading axes of the loss"
+        rule = f"{name} must cover the leading axes of the loss"
         remedy = "A mask is never matched to trailing axes."
-        fail(ValueError, function, rule, describe(where=where.shape, loss=shape), remedy)
+        fail(ValueError, function, rule, describe(**{name: where.shape}, loss=shape), remedy)
     return where
 
 

@@ -73,7 +73,24 @@ def _largest_mask(
     # ``codes == codes`` is always True; it gives the mask the sharding of the values.
     candidates = expand_mask(True if where is None else where, values.shape) & (codes == codes)
     ways = {name: partial(_mark, search, axis_name) for name, search in _SEARCHES.items()}
-    return lax.platform_dependent(codes, candidates, k, **ways)
+    mark = partial(lax.platform_dependent, **ways)
+    return (mark if axis_name is not None else _hidden(mark))(codes, candidates, k)
+
+
+def _hidden(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The same function, as one operation for ``checkify``, also under ``vmap``.
+
+    ``checkify`` refuses a loop that stops at a different pass for each element of a batch.
+    """
+    operation = jax.custom_batching.custom_vmap(function)
+
+    @operation.def_vmap
+    def batched(axis_size, in_batched, *args):
+        in_axes = [0 if is_batched else None for is_batched in in_batched]
+        over_batch = jax.vmap(function, in_axes, axis_size=axis_size)
+        return _hidden(over_batch)(*args), True
+
+    return operation
 
 
 def _mark(

@@ -1,5 +1,6 @@
 """How any reducer is applied to losses under a mask."""
 
+import dataclasses
 import functools
 import inspect
 import math
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from vis4d_jax_loss._checks import check_reducer, describe, fail
+from vis4d_jax_loss._mesh_axis import AxisName
 from vis4d_jax_loss._numerics import expand_mask, fill_masked
 from vis4d_jax_loss.hard_mean import HardMeanLoss
 from vis4d_jax_loss.reducer import (
@@ -129,3 +131,17 @@ def check_no_axis(function: str, reducer: LossReducer) -> None:
             f"Pass axis_name={axis!r} to the loss; a mean over shards would be a mean of means."
         )
         fail(TypeError, function, rule, got, remedy)
+
+
+def over_shards(function: str, reducer: LossReducer, axis_name: AxisName | None) -> LossReducer:
+    """The reducer of one part of a loss, adding over the same shards as the other parts."""
+    check_no_axis(function, reducer)
+    if axis_name is None:
+        return reducer
+    if isinstance(reducer, WITH_AXIS):
+        return dataclasses.replace(reducer, axis_name=axis_name)
+    if "axis_name" not in (parameters_of(reducer) or {}):
+        rule = "reducer must accept axis_name if the loss has one"
+        got = f"reducer {getattr(reducer, '__name__', type(reducer).__name__)}"
+        fail(TypeError, function, rule, got, "Use mean_loss, sum_loss or identity_loss.")
+    return OverAxis(reducer, axis_name)

@@ -43,10 +43,9 @@ def expect_not_negative(function: str, name: str, x: jax.Array) -> jax.Array:
 
 
 def expect_labels(
-    function: str, labels: jax.Array, bad: jax.Array, target: jax.Array, num_classes: int
+    function: str, rule: str, labels: jax.Array, bad: jax.Array, target: jax.Array
 ) -> jax.Array:
     """Report labels that are neither a class nor ignored, and labels that are not whole numbers."""
-    rule = f"target must hold labels from 0 to {num_classes - 1}, or ignore_index"
     return expect(labels, bad, target, f"{function}: {rule}")
 
 

@@ -1,4 +1,4 @@
-"""Loss: the class that every loss module extends."""
+"""HeadLoss and Loss: the classes that every loss module extends."""
 
 import inspect
 from typing import Any, ClassVar
@@ -27,7 +27,27 @@ class _ConstructorSignature:
         return constructor.replace(parameters=list(constructor.parameters.values())[1:])
 
 
-class Loss(FrozenModule):
+class HeadLoss(FrozenModule):
+    """The losses of a whole head with their options: immutable, compared by value, an empty pytree.
+
+    It has no reducer: a head reduces its losses itself, and returns several of them by name.
+    Otherwise it is as :class:`Loss`.
+    """
+
+    __signature__: ClassVar[Any] = _ConstructorSignature()
+
+    def __post_init__(self) -> None:
+        """For a subclass that calls it through ``super()``: its options are tuples afterwards."""
+        self._read_options()
+
+    def _read_options(self) -> None:
+        for name, value in self._options().items():
+            value = as_option(value)
+            object.__setattr__(self, name, value)
+            check_option(type(self), name, value)
+
+
+class Loss(HeadLoss):
     """A loss with its options: immutable, compared and hashed by value, an empty pytree.
 
     Every subclass becomes a frozen dataclass whose annotated fields are its options. A loss has no
@@ -61,12 +81,6 @@ class Loss(FrozenModule):
 
     reducer: LossReducer = identity_loss
 
-    __signature__: ClassVar[Any] = _ConstructorSignature()
-
-    def __post_init__(self) -> None:
-        """For a subclass that calls it through ``super()``: its options are tuples afterwards."""
-        self._read_options()
-
     @classmethod
     def _check_arguments(cls, args: tuple[Any, ...]) -> None:
         if (
@@ -83,12 +97,8 @@ class Loss(FrozenModule):
             check_reducer(cls.__name__, reducer, remedy)
 
     def _read_options(self) -> None:
-        for name, value in self._options().items():
-            if name == "reducer":
-                self._check_reducer(value)
-            value = as_option(value)
-            object.__setattr__(self, name, value)
-            check_option(type(self), name, value)
+        self._check_reducer(self.reducer)
+        super()._read_options()
 
     def reduce(
         self, loss: ArrayLike, where: ArrayLike | None = None, reducer: LossReducer | None = None

@@ -50,10 +50,11 @@ def read_labels(
     ignore_index: Any,
     num_classes: int,
     mask: jax.Array | None,
+    name: str = "target",
 ) -> Labels:
     """Tell classes, ignored labels and invalid labels apart."""
     ignored = ignored_labels(function, ignore_index, num_classes)
-    labels, exact, fits = _as_int32(target)
+    labels, exact, fits = as_int32(target)
     skipped = jnp.full(labels.shape, False)
     for label in ignored:
         skipped |= _find(label, target, labels, fits)
@@ -62,7 +63,9 @@ def read_labels(
     invalid = ~skipped & ~(fits & (labels >= 0) & (labels < num_classes))
     bad = invalid | (~skipped & ~exact)
     shown = as_array(target)
-    labels = _value_checks.expect_labels(function, labels, bad, shown, num_classes)
+    rule = f"{name} must hold labels from 0 to {num_classes - 1}"
+    rule += ", or ignore_index" if name == "target" else ""
+    labels = _value_checks.expect_labels(function, rule, labels, bad, shown)
     return Labels(labels, skipped, invalid)
 
 
@@ -105,7 +108,7 @@ def _find(label: Any, target: Any, labels: jax.Array, fits: Any) -> Any:
     return jnp.asarray(target == target.dtype.type(label)) if held else np.False_
 
 
-def _as_int32(target: Any) -> tuple[jax.Array, Any, Any]:
+def as_int32(target: Any) -> tuple[jax.Array, Any, Any]:
     """Labels as int32, whether each is a whole number, and whether int32 can hold it."""
     if jnp.issubdtype(target.dtype, jnp.floating):
         target = to_float(target)

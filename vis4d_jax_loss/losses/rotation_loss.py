@@ -19,12 +19,12 @@ from vis4d_jax_loss._checks import (
     shapes_of,
 )
 from vis4d_jax_loss._numerics import as_array, expand_mask, fill_masked, to_common_float
-from vis4d_jax_loss._reduce_loss import WITH_AXIS, check_no_axis, parameters_of, reduce_loss
+from vis4d_jax_loss._reduce_loss import over_shards, reduce_loss
 from vis4d_jax_loss.base import Loss
 from vis4d_jax_loss.losses._sigmoid_cross_entropy import sigmoid_cross_entropy
 from vis4d_jax_loss.losses._sine_cosine import sine_and_cosine
 from vis4d_jax_loss.losses.smooth_l1_loss import smooth_l1_loss
-from vis4d_jax_loss.reducer import AxisName, LossReducer, OverAxis, identity_loss, mean_loss
+from vis4d_jax_loss.reducer import AxisName, LossReducer, identity_loss, mean_loss
 
 
 @jax.named_scope("rotation_loss")
@@ -110,7 +110,7 @@ def rotation_loss(
 
     # The residuals: each bin's sine and cosine are reduced over the bin's active rows.
     sines, cosines = sine_and_cosine(angles)
-    reducer = _over_shards(name, reducer, axis_name)
+    reducer = over_shards(name, reducer, axis_name)
     by_column = partial(_residuals_of_columns, reducer)
     by_pair = partial(_residuals_of_pairs, reducer)
     residuals = lax.platform_dependent(
@@ -152,20 +152,6 @@ def _residual_loss(
     reducer: LossReducer, value: jax.Array, goal: jax.Array, active: jax.Array
 ) -> jax.Array:
     return reduce_loss(reducer, smooth_l1_loss(fill_masked(value, active), goal), active)
-
-
-def _over_shards(function: str, reducer: LossReducer, axis_name: AxisName | None) -> LossReducer:
-    """The reducer of the residuals, which adds over the same shards as the cross-entropy."""
-    check_no_axis(function, reducer)
-    if axis_name is None:
-        return reducer
-    if isinstance(reducer, WITH_AXIS):
-        return dataclasses.replace(reducer, axis_name=axis_name)
-    if "axis_name" not in (parameters_of(reducer) or {}):
-        rule = "reducer must accept axis_name if the loss has one"
-        got = f"reducer {getattr(reducer, '__name__', type(reducer).__name__)}"
-        fail(TypeError, function, rule, got, "Use mean_loss, sum_loss or identity_loss.")
-    return OverAxis(reducer, axis_name)
 
 
 def _check_columns(function: str, num_bins: int, **arrays: jax.Array) -> None:
