@@ -179,17 +179,17 @@ class ColumnLabels(SphinxPostTransform):
 
 
 class BreakNames(SphinxPostTransform):
-    """Let long names in tables and signatures go on in the next line after ``_`` or a word."""
+    """Let long names go on in the next line after ``_`` or a word."""
 
     default_priority = 998
     formats = ("html",)
 
     def run(self, **kwargs) -> None:
-        literals = [n for e in self.document.findall(nodes.entry) for n in e.findall(nodes.literal)]
+        literals = self.document.findall(nodes.literal)
         for name in [*literals, *self.document.findall(addnodes.desc_name)]:
             for text in list(name.findall(nodes.Text)):
                 if len(text) < 20:
                     continue
-                parts = re.split(r"(?<=[_.(,=])(?=\w)|(?<=[a-z])(?=[A-Z])", text)
+                parts = re.split(r"(?<=[_./(,=])(?=\w)|(?<=[a-z])(?=[A-Z])", text)
                 pieces = [(nodes.raw("", "<wbr>", format="html"), nodes.Text(p)) for p in parts]
                 text.parent.replace(text, [node for pair in pieces for node in pair][1:])
