@@ -57,17 +57,33 @@ def constant(target: jax.Array, where: jax.Array | None) -> jax.Array:
     return lax.stop_gradient(fill_masked(target, where))
 
 
-# A single operation if it is called without jit: jax.debug_nans would stop at NaN in padding.
-@jax.jit
+# The derivative is written out: JAX's own would scatter into an array of zeros, not write it once.
+@jax.custom_jvp
 def of_class(outputs: jax.Array, classes: jax.Array, where: jax.Array) -> jax.Array:
     """The outputs ``[N, ...]`` of one class per row of ``[N, C, ...]``; 0 where masked.
 
     Masked rows may have any class.
     """
     if any(axes is not None for axes in jax.typeof(outputs).sharding.spec):
-        # JAX cannot gather from explicitly sharded arrays: mask and sum instead.
-        one_hot = is_label(classes, outputs.shape[:2], axis=1) & where[:, None]
-        return jnp.sum(fill_masked(outputs, one_hot), axis=1)
+        return _masked_sum(outputs, classes, where)  # JAX cannot gather from such arrays.
+    return _gather(outputs, classes, where)
+
+
+@of_class.defjvp
+def _of_class_jvp(primals, tangents):
+    outputs, classes, where = primals
+    return of_class(outputs, classes, where), _masked_sum(tangents[0], classes, where)
+
+
+# Called without jit, jax.debug_nans would stop at NaN in padding.
+@jax.jit
+def _gather(outputs: jax.Array, classes: jax.Array, where: jax.Array) -> jax.Array:
     index = lax.expand_dims(jnp.where(where, classes, 0), range(1, outputs.ndim))
     chosen = jnp.take_along_axis(outputs, index, axis=1, mode="clip").squeeze(1)
     return fill_masked(chosen, where)
+
+
+@jax.jit
+def _masked_sum(outputs: jax.Array, classes: jax.Array, where: jax.Array) -> jax.Array:
+    one_hot = is_label(classes, outputs.shape[:2], axis=1) & where[:, None]
+    return jnp.sum(fill_masked(outputs, one_hot), axis=1)
