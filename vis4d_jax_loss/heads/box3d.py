@@ -28,7 +28,7 @@ from vis4d_jax_loss._numerics import (
 )
 from vis4d_jax_loss._reduce_loss import over_shards
 from vis4d_jax_loss.base import Loss
-from vis4d_jax_loss.heads._assigned import constant, of_class
+from vis4d_jax_loss.heads._assigned import of_class
 from vis4d_jax_loss.losses._labels import labels_as_array, read_labels
 from vis4d_jax_loss.losses.rotation_loss import rotation_loss
 from vis4d_jax_loss.losses.smooth_l1_loss import smooth_l1_loss
@@ -156,7 +156,9 @@ def _read_boxes(
     read = read_labels(function, classes, None, pred.shape[1], mask, "labels")
     pred = of_class(pred, read.value, ~(read.skipped | read.invalid))
     pred = _value_checks.expect_finite(function, "pred", pred)
-    target = _value_checks.expect_finite(function, "target", constant(target, mask))
+    target = _value_checks.expect_finite(
+        function, "target", lax.stop_gradient(fill_masked(target, mask))
+    )
     pred, target = to_common_float(pred, target)
     return jnp.where(read.invalid[:, None], jnp.nan, pred), target, mask
 
