@@ -133,13 +133,13 @@ predict = nnx.jit(Tracker.__call__)
 
 
 def identity_losses(embeddings: jax.Array, identity: jax.Array) -> QDTrackInstanceSimilarityLosses:
-    """Compare the rows ``[B, 2, R]`` of the first frame with those of the second one."""
-    keys, refs, key_ids, ref_ids = (x[at] for x in (embeddings, identity) for at in FRAMES)
-    valid = {"key_where": key_ids >= 0, "ref_where": ref_ids >= 0}
-    return QDTrackInstanceSimilarityLoss()(keys, refs, key_ids, ref_ids, **valid)
+    """Compare all rows ``[B, 2, R]`` of a scene, within and across its two frames."""
+    rows, ids = (x.reshape(len(x), -1, *x.shape[3:]) for x in (embeddings, identity))
+    valid = ids >= 0
+    loss = QDTrackInstanceSimilarityLoss()
+    return loss(rows, rows[None], ids, ids[None], key_where=valid, ref_where=valid[None])
 
 
-FRAMES = np.s_[:, 0], np.s_[None, :, 1]  # the key images ``[B]``, and one view of references
 MASKS = {"outputs": pred_key("levels"), "target": data_key("masks")}
 BOXES = {"pred": pred_key("boxes"), "target": data_key("boxes"), "where": data_key("valid")}
 ROWS = {"embeddings": pred_key("embeddings"), "identity": data_key("identity")}
