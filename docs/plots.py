@@ -337,6 +337,84 @@ def orthogonal_transform_regularization_loss(figure: Figure) -> None:
     figure.axes[0].plot(np.cos(circle), np.sin(circle), color="white", linestyle=":")
 
 
+def dense_anchor_head_loss(figure: Figure) -> None:
+    logit = np.linspace(-6, 6, 401)
+    value, slope = value_and_gradient(figure, "logit of an anchor", "[nats]")
+    heads = [("RPN", vjl.rpn_loss, "-"), ("RetinaNet", vjl.retinanet_head_loss, "--")]
+    for name, head, line in heads:
+        for label, kind, color in [(1, "object", "C0"), (0, "background", "C1")]:
+
+            def loss(z, head=head, label=label):
+                box = jnp.zeros((1, 1, 4))
+                return head(z.reshape(1, 1, 1), box, jnp.full((1, 1), label), box)[0]
+
+            style = dict(color=color, linestyle=line)
+            curve(value, slope, logit, loss, f"{name}, {kind}", **style)
+    value.set(title="RetinaNet's focal loss leaves easy anchors alone", ylim=(-0.1, 7))
+    value.legend(loc="upper center")
+
+
+def rcnn_loss(figure: Figure) -> None:
+    def loss(x):
+        margin, error = x
+        class_outs = jnp.stack([margin, 0.0, 0.0])[None]
+        deltas = jnp.zeros(8).at[0].set(error)[None]
+        inputs = class_outs, deltas, jnp.array([0]), jnp.zeros((1, 4))
+        smooth = vjl.SmoothL1Loss(beta=1.0)
+        return sum(vjl.rcnn_loss(*inputs, num_classes=2, loss_bbox=smooth))
+
+    landscape(
+        figure,
+        loss,
+        np.linspace(-4, 4, 201),
+        "sum of both losses, smooth L1 of boxes",
+        xlabel="logit of the class of the object − the others",
+        ylabel="error of one delta",
+        title="A class and a box are learned together",
+    )
+
+
+def yolox_head_loss(figure: Figure) -> None:
+    target = jnp.array([0.0, 0.0, 100.0, 100.0])
+    shift = np.linspace(-150, 150, 601)
+    xlabel = "shift of one box of 100 x 100 px [px]"
+    value, slope = value_and_gradient(figure, xlabel, slope_unit="[per px]")
+    for count in (1, 2, 4):
+
+        def loss(x, count=count):
+            moved = target.at[jnp.array([0, 2])].add(x)
+            boxes = jnp.broadcast_to(target, (1, 4, 4)).at[0, 0].set(moved)
+            scores = jnp.zeros((1, 4, 1))
+            on = jnp.arange(4)[None] < count
+            targets = scores, jnp.broadcast_to(target, (1, 4, 4))
+            return vjl.yolox_head_loss(scores, boxes, scores[..., 0], on, *targets).loss_bbox
+
+        curve(value, slope, shift, loss, f"foreground of {count}", jump=0.04)
+    title = "Sums are divided by the size of the foreground"
+    value.set(title=title, ylabel="loss_bbox", ylim=(-0.2, 9))
+    value.legend()
+
+
+def mask_rcnn_head_loss(figure: Figure) -> None:
+    photo, labels = coins()
+    logits = coin_logits(photo, blur=3.0)  # two classes, on the last axis
+    preds = jnp.moveaxis(logits, -1, 1)
+    target = (labels == 1)[None]
+
+    def loss(preds):
+        return vjl.mask_rcnn_head_loss(preds, jnp.array([1]), target).rcnn_loss_mask
+
+    gradient = jax.grad(loss)(preds)[0] * target.size
+    figure.set_size_inches(5.2, 3.2)
+    axes = figure.subplots(2, 2)
+    image(axes[0, 0], target[0], "target mask of class 1", cmap="gray")
+    image(axes[0, 1], preds[0, 1], "its predicted logits", vmin=-3, vmax=3)
+    limits = dict(vmin=-1, vmax=1, cmap="coolwarm")
+    image(axes[1, 0], gradient[1], "gradient of class 1", **limits)
+    shown = image(axes[1, 1], gradient[0], "gradient of class 0: it is 0", **limits)
+    figure.colorbar(shown, ax=axes, label="gradient [nats per logit]", shrink=0.9)
+
+
 def qdtrack_instance_similarity_loss(figure: Figure) -> None:
     value, slope = value_and_gradient(
         figure, "direction of the key embedding [degrees]", slope_unit="[per radian]"
@@ -411,6 +489,10 @@ PICTURES = [
     multi_pos_cross_entropy,
     embedding_distance_loss,
     orthogonal_transform_regularization_loss,
+    dense_anchor_head_loss,
+    rcnn_loss,
+    yolox_head_loss,
+    mask_rcnn_head_loss,
     qdtrack_instance_similarity_loss,
     box3d_uncertainty_loss,
     velo_lstm_loss,

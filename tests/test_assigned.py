@@ -11,7 +11,6 @@ from vis4d_jax_loss.heads._assigned import (
     average,
     check_inner_losses,
     check_num_classes,
-    constant,
     of_class,
 )
 
@@ -39,13 +38,6 @@ def test_of_class_keeps_infinity_and_nan_of_the_class():
     np.testing.assert_array_equal(chosen, [-np.inf, NAN])
 
 
-def test_a_constant_has_no_gradient_and_no_padding():
-    where = jnp.array([True, False])
-    value, pull = jax.vjp(lambda x: constant(x, where), jnp.array([2.0, NAN]))
-    np.testing.assert_array_equal(value, [2, 0])
-    np.testing.assert_array_equal(pull(jnp.ones(2))[0], [0, 0])
-
-
 def test_an_average_divides_the_sum_and_is_0_if_the_divisor_is_0():
     pred, target, where = jnp.array([3.0, NAN]), jnp.zeros(2), jnp.array([True, False])
     for divisor, expected in ((2, 1.5), (0, 0)):
@@ -54,6 +46,17 @@ def test_an_average_divides_the_sum_and_is_0_if_the_divisor_is_0():
         value, gradient = step(pred)
         assert value == expected
         np.testing.assert_array_equal(gradient, [expected / 3, 0])
+
+
+def test_an_average_has_no_gradient_of_its_target():
+    where = jnp.array([True, False])
+
+    def step(target):
+        return average(vjl.l2_loss, jnp.ones(2), target, where, jnp.uint32(1), None)
+
+    value, gradient = jax.value_and_grad(step)(jnp.array([3.0, NAN]))
+    assert value == 4
+    np.testing.assert_array_equal(gradient, [0, 0])
 
 
 @pytest.mark.parametrize(

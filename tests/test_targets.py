@@ -48,6 +48,12 @@ LIMITS = {
     "top_k_mask, traced k": (45, 12.0, 44.0),
     "hard_negative_mask": (50, 12.5, 44.0),
     "orthogonal transform": (7, 9.0, 4.7),
+    "RPN head": (9, 1.2, 1.4),
+    "RetinaNet head, 80 classes": (7, 1.2, 2.5),
+    "dense anchor head, smooth L1": (7, 1.3, 1.4),
+    "R-CNN head, 80 classes": (14, 1.4, 2.3),
+    "YOLOX head, 80 classes": (12, 1.2, 2.1),
+    "mask head, 80 classes": (8, 1.2, 1.9),
 }
 # Rows that cost more than the best alternative, and how many times as much, on (H100, TPU v5e).
 COSTLIER = {
@@ -55,6 +61,9 @@ COSTLIER = {
     "sigmoid focal": (1.1, 2.2),
     "heatmap focal": (1.1, 2.1),
     "multi-positive cross-entropy": (1.3, 1.1),
+    "RPN head": (1.15, 1.2),
+    "RetinaNet head, 80 classes": (1.1, 2.0),
+    "dense anchor head, smooth L1": (1.2, 1.1),
 }
 # Rows with a loop of unknown length.
 UNKNOWN_LOOPS: set[str] = set()

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -116,6 +117,35 @@ def functions(x: jax.Array, labels: jax.Array, key: jax.Array) -> list[jax.Array
         vjl.top_k_mask(x, 1, where=valid),
         vjl.random_k_mask(key, 1, valid),
         vjl.hard_negative_mask(x, x > 0, 1.0, where=valid),
+    ]
+
+
+def heads(labels: jax.Array) -> list[Any]:
+    outputs, boxes, flags = jnp.ones((2, 2, 3)), jnp.ones((2, 2, 4)), labels > 0
+    one, masks, valid = jnp.ones((2, 2, 1)), jnp.ones((2, 3, 4, 4)), jnp.array([True, False])
+    anchors = outputs, boxes, labels, boxes
+    retinanet = vjl.RetinaNetHeadLoss(vjl.SigmoidFocalLoss(gamma=1.0), vjl.smooth_l1_loss)
+    dense = vjl.DenseAnchorHeadLoss(vjl.binary_cross_entropy, vjl.L2Loss(), axis_name=None)
+    rcnn = vjl.RCNNLoss(2, loss_cls=vjl.CrossEntropyLoss(label_smoothing=0.1))
+    yolox = vjl.YOLOXHeadLoss(3, loss_bbox=IoULoss(mode="linear"))
+    priors = outputs, boxes, outputs[..., 0], flags, outputs, boxes
+    of_rpn: vjl.RPNLosses = vjl.RPNLoss()(one, boxes, labels, boxes, label_where=flags)
+    of_anchors: vjl.DenseAnchorHeadLosses = retinanet(*anchors, avg_factor=2)
+    of_rcnn: vjl.RCNNLosses = rcnn(outputs[0], jnp.ones((2, 8)), labels[0], boxes[0])
+    of_yolox: vjl.YOLOXHeadLosses = yolox(*priors, reg_outs=boxes, l1_targets=boxes)
+    of_masks: vjl.MaskRCNNHeadLosses = vjl.MaskRCNNHeadLoss(3)(masks, labels[0], masks[:, 0] > 0)
+    losses = vjl.dense_anchor_head_loss(*anchors, loss_cls=vjl.l1_loss, loss_bbox=vjl.L1Loss())
+    return [
+        of_rpn.rpn_loss_cls + of_rpn.rpn_loss_bbox,
+        of_anchors.loss_cls + dense(*anchors, bbox_where=flags).loss_bbox + losses.loss_bbox,
+        of_rcnn.rcnn_loss_cls + of_rcnn.rcnn_loss_bbox,
+        of_yolox.loss_bbox if of_yolox.loss_l1 is None else of_yolox.loss_l1,
+        of_masks.rcnn_loss_mask,
+        vjl.rpn_loss(one, boxes, labels, boxes, bbox_where=valid),
+        vjl.retinanet_head_loss(*anchors, loss_bbox=vjl.SmoothL1Loss()),
+        vjl.rcnn_loss(outputs[0], boxes[0], labels[0], boxes[0], num_classes=2, where=valid),
+        vjl.yolox_head_loss(*priors, where=valid).loss_obj,
+        vjl.mask_rcnn_head_loss(masks, labels[0], masks[:, 0], where=valid),
     ]
 
 
@@ -242,7 +272,7 @@ def run() -> None:
     model = Net(HingeLoss(jnp.mean), nnx.Rngs(0))
     linen = LinenNet()
     losses = functions(x, labels, key), modules(x, labels), objective(jnp.ones((2, 4)))
-    options = ignored_labels(labels), traced_options(x), structured_inputs(x)
+    options = ignored_labels(labels), traced_options(x), structured_inputs(x), heads(labels)
     outputs = model(x), linen.apply(linen.init(key, x), x), over_devices(jnp.ones(2))
     assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((losses, options, outputs)))
     assert all(isinstance(reducer, LossReducer) for reducer in reducers())

@@ -45,29 +45,42 @@ def average(
 ) -> jax.Array:
     """The sum of an inner loss over all shards, divided by a number; 0 if that is 0.
 
-    Not by ``SumWeightedLoss``: XLA on a CPU would store its weights and the losses.
+    Targets are constants. This is no ``SumWeightedLoss``, whose weights XLA on a CPU would store.
     """
     reducer = sum_loss if axis_name is None else OverAxis(sum_loss, axis_name)
+    if isinstance(target, jax.Array):  # JAX may wrap wide labels of NumPy
+        target = lax.stop_gradient(target)
     total = loss(pred, target, reducer=reducer, where=where)
     return safe_divide(total, divisor.astype(total.dtype))
 
 
-def constant(target: jax.Array, where: jax.Array | None) -> jax.Array:
-    """Targets without a gradient; 0 where they do not count."""
-    return lax.stop_gradient(fill_masked(target, where))
-
-
-# A single operation if it is called without jit: jax.debug_nans would stop at NaN in padding.
-@jax.jit
+# The derivative is written out: JAX's own would scatter into an array of zeros, not write it once.
+@jax.custom_jvp
 def of_class(outputs: jax.Array, classes: jax.Array, where: jax.Array) -> jax.Array:
     """The outputs ``[N, ...]`` of one class per row of ``[N, C, ...]``; 0 where masked.
 
     Masked rows may have any class.
     """
     if any(axes is not None for axes in jax.typeof(outputs).sharding.spec):
-        # JAX cannot gather from explicitly sharded arrays: mask and sum instead.
-        one_hot = is_label(classes, outputs.shape[:2], axis=1) & where[:, None]
-        return jnp.sum(fill_masked(outputs, one_hot), axis=1)
-    index = lax.expand_dims(jnp.where(where, classes, 0), range(1, outputs.ndim))
+        return _masked_sum(outputs, classes, where)  # JAX cannot gather from such arrays.
+    return _gather(outputs, classes, where)
+
+
+@of_class.defjvp
+def _of_class_jvp(primals, tangents):
+    outputs, classes, where = primals
+    return of_class(outputs, classes, where), _masked_sum(tangents[0], classes, where)
+
+
+# Called without jit, jax.debug_nans would stop at NaN in padding.
+@jax.jit
+def _gather(outputs: jax.Array, classes: jax.Array, where: jax.Array) -> jax.Array:
+    index = lax.expand_dims(classes, range(1, outputs.ndim))
     chosen = jnp.take_along_axis(outputs, index, axis=1, mode="clip").squeeze(1)
     return fill_masked(chosen, where)
+
+
+@jax.jit
+def _masked_sum(outputs: jax.Array, classes: jax.Array, where: jax.Array) -> jax.Array:
+    one_hot = is_label(classes, outputs.shape[:2], axis=1) & where[:, None]
+    return jnp.sum(fill_masked(outputs, one_hot), axis=1)

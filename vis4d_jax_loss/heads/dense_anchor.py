@@ -19,7 +19,7 @@ from vis4d_jax_loss._checks import (
 from vis4d_jax_loss._mesh_axis import AxisName, count_elements, psum_over
 from vis4d_jax_loss._numerics import as_array, expand_mask, float_dtype
 from vis4d_jax_loss.base import HeadLoss
-from vis4d_jax_loss.heads._assigned import InnerLoss, average, check_inner_losses, constant
+from vis4d_jax_loss.heads._assigned import InnerLoss, average, check_inner_losses
 from vis4d_jax_loss.losses._labels import as_int32, labels_as_array
 from vis4d_jax_loss.losses._negative_log_prob import is_label
 
@@ -113,7 +113,6 @@ def dense_anchor_head_loss(
         divisor = _read_divisor(name, avg_factor)
     divisor = psum_over(divisor, axis_name)
     one_hot = is_label(classes, cls_outs.shape, axis=2).astype(float_dtype(cls_outs))
-    targets = constant(targets, with_box)
     return DenseAnchorHeadLosses(
         average(loss_cls, cls_outs, one_hot, counted, divisor, axis_name),
         average(loss_bbox, reg_outs, targets, with_box, divisor, axis_name),

@@ -5,13 +5,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from vis4d_jax_loss._checks import check_label_dtype, check_layout, check_mask, check_numeric
 from vis4d_jax_loss._mesh_axis import AxisName
 from vis4d_jax_loss._numerics import as_array
 from vis4d_jax_loss.base import HeadLoss
-from vis4d_jax_loss.heads._assigned import check_num_classes, constant, of_class
+from vis4d_jax_loss.heads._assigned import check_num_classes, of_class
 from vis4d_jax_loss.losses._labels import labels_as_array, read_labels
 from vis4d_jax_loss.losses.binary_cross_entropy import binary_cross_entropy
 from vis4d_jax_loss.reducer import OverAxis, mean_loss
@@ -95,7 +96,7 @@ def mask_rcnn_head_loss(
     logits = of_class(preds, labels.value, ~(labels.skipped | labels.invalid))
     logits = jnp.where(labels.invalid[:, None, None], jnp.nan, logits)
     reducer = mean_loss if axis_name is None else OverAxis(mean_loss, axis_name)
-    loss = binary_cross_entropy(logits, constant(targets, mask), reducer, where=mask)
+    loss = binary_cross_entropy(logits, lax.stop_gradient(targets), reducer, where=mask)
     return MaskRCNNHeadLosses(loss)
 
 

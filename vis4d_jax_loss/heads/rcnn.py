@@ -24,7 +24,6 @@ from vis4d_jax_loss.heads._assigned import (
     InnerLoss,
     average,
     check_inner_losses,
-    constant,
     of_class,
 )
 from vis4d_jax_loss.losses._labels import labels_as_array, read_labels
@@ -120,7 +119,6 @@ def rcnn_loss(
     count = count_elements(~read.skipped, axis_name)
     if _can_ignore(loss_cls):
         loss_cls = partial(loss_cls, ignore_index=None)
-    targets = constant(targets, has_object)
     return RCNNLosses(
         average(loss_cls, class_outs, label, mask, count, axis_name),
         average(loss_bbox, deltas, targets, has_object, count, axis_name),

@@ -24,7 +24,6 @@ from vis4d_jax_loss.heads._assigned import (
     average,
     check_inner_losses,
     check_num_classes,
-    constant,
 )
 from vis4d_jax_loss.losses.binary_cross_entropy import binary_cross_entropy
 from vis4d_jax_loss.losses.common import l1_loss
@@ -133,7 +132,7 @@ def yolox_head_loss(
     count = jnp.maximum(count_elements(positive, axis_name), 1)
 
     def of(loss: InnerLoss, pred: str, target: jax.Array, counted: Any = positive) -> jax.Array:
-        return average(loss, x[pred], constant(target, counted), counted, count, axis_name)
+        return average(loss, x[pred], target, counted, count, axis_name)
 
     objectness = positive.astype(float_dtype(x["obj_outs"]))
     return YOLOXHeadLosses(
