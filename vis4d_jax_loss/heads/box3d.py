@@ -28,7 +28,7 @@ from vis4d_jax_loss._numerics import (
 )
 from vis4d_jax_loss._reduce_loss import over_shards
 from vis4d_jax_loss.base import Loss
-from vis4d_jax_loss.heads._assigned import constant, of_class
+from vis4d_jax_loss.heads._assigned import of_class
 from vis4d_jax_loss.losses._labels import labels_as_array, read_labels
 from vis4d_jax_loss.losses.rotation_loss import rotation_loss
 from vis4d_jax_loss.losses.smooth_l1_loss import smooth_l1_loss
@@ -155,9 +155,10 @@ def _read_boxes(
     read = read_labels(function, classes, None, pred.shape[1], mask, "labels")
     pred = of_class(pred, read.value, ~(read.skipped | read.invalid))
     pred = _value_checks.expect_finite(function, "pred", pred)
-    target = _value_checks.expect_finite(function, "target", constant(target, mask))
+    target = lax.stop_gradient(fill_masked(target, mask))
+    target = _value_checks.expect_finite(function, "target", target)
     pred, target = to_common_float(pred, target)
-    # A GPU would choose the class again in each kernel that reads a column.
+    # Without the barrier, a GPU would choose the class in each kernel that reads a column.
     pred = lax.optimization_barrier(jnp.where(read.invalid[:, None], jnp.nan, pred))
     return pred, target, mask
 
@@ -181,7 +182,7 @@ class Box3DUncertaintyLoss(Loss):
     """:func:`box3d_uncertainty_loss` as a module.
 
     Args:
-        reducer: Maps the losses of each part to its result, except those of the confidence.
+        reducer: Maps the losses of each part to its result, but not those of the confidence.
         center_loss_weight: Weight of the offset of the center.
         depth_loss_weight: Weight of the depth.
         dimension_loss_weight: Weight of the dimensions.
@@ -193,8 +194,7 @@ class Box3DUncertaintyLoss(Loss):
     Example:
         >>> loss = Box3DUncertaintyLoss(center_loss_weight=9.0, num_rotation_bins=1)
         >>> losses = loss(jnp.ones((1, 3, 10)), jnp.zeros((1, 8)), jnp.array([2]))
-        >>> print(round(float(losses["loss_ctr3d"]), 4))  # 9 * (1 - beta / 2)
-        8.5
+        >>> assert jnp.allclose(losses["loss_ctr3d"], 9 * (1 - 1 / 18))
     """
 
     reducer: LossReducer = mean_loss
