@@ -153,14 +153,14 @@ def _read_boxes(
     )
     mask = check_mask(function, where, classes.shape)
     read = read_labels(function, classes, None, pred.shape[1], mask, "labels")
-    pred = of_class(pred, read.value, ~(read.skipped | read.invalid))
-    pred = _value_checks.expect_finite(function, "pred", pred)
+    own = of_class(pred, read.value, ~(read.skipped | read.invalid))
+    own = _value_checks.expect_finite(function, "pred", own)
     target = lax.stop_gradient(fill_masked(target, mask))
     target = _value_checks.expect_finite(function, "target", target)
-    pred, target = to_common_float(pred, target)
+    own, target = to_common_float(own, target)
     # Without the barrier, a GPU would choose the class in each kernel that reads a column.
-    pred = lax.optimization_barrier(jnp.where(read.invalid[:, None], jnp.nan, pred))
-    return pred, target, mask
+    own = lax.optimization_barrier(jnp.where(read.invalid[:, None], jnp.nan, own))
+    return own, target, mask
 
 
 def _uncertainty_loss(
