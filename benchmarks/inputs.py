@@ -63,6 +63,11 @@ def labels(classes: int, *shape: int, ignored: float = 0.0, ignore_index: int = 
     return Input(shape, draw, np.int32)
 
 
+def probabilities(*shape: int) -> Input:
+    """Values from 0 to 1 whose sum along the last axis is 1."""
+    return Input(shape, _probabilities)
+
+
 def heatmap(*shape: int) -> Input:
     """Values from 0 to 1, of which 0.1 % are peaks of exactly 1."""
     return Input(shape, _heatmap)
@@ -114,6 +119,11 @@ def _labels(rng, shape, classes, ignored, ignore_index):
     labels = rng.integers(0, classes, shape)
     labels[rng.random(shape) < ignored] = ignore_index
     return labels
+
+
+def _probabilities(rng, shape):
+    values = rng.random(shape, np.float32)
+    return values / values.sum(-1, keepdims=True)
 
 
 def _heatmap(rng, shape):

@@ -1,5 +1,6 @@
 """The losses that optax has too, averaged."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -15,6 +16,15 @@ def smooth_l1_loss(pred, target):
 
 def cross_entropy(output, target):
     return optax.softmax_cross_entropy_with_integer_labels(output, target).mean()
+
+
+def smoothed_cross_entropy(output, target):
+    targets = optax.smooth_labels(jax.nn.one_hot(target, output.shape[-1]), 0.1)
+    return optax.softmax_cross_entropy(output, targets).mean()
+
+
+def soft_cross_entropy(output, target):
+    return optax.softmax_cross_entropy(output, target).mean()
 
 
 def seg_cross_entropy_loss(output, target, *, class_axis):

@@ -1,5 +1,7 @@
 """The losses of this library, averaged as in a training step."""
 
+import jax.numpy as jnp
+
 import vis4d_jax_loss as vjl
 from vis4d_jax_loss import mean_loss
 
@@ -28,12 +30,38 @@ def iou_loss(pred, target, where=None, *, mode):
     return vjl.iou_loss(pred, target, mean_loss, mode, where=where)
 
 
+def giou_loss(pred, target, where=None):
+    return vjl.giou_loss(pred, target, mean_loss, where=where)
+
+
+def diou_loss(pred, target, where=None):
+    return vjl.diou_loss(pred, target, mean_loss, where=where)
+
+
+def ciou_loss(pred, target, where=None):
+    return vjl.ciou_loss(pred, target, mean_loss, where=where)
+
+
+def paired_iou(boxes1, boxes2):
+    return jnp.mean(vjl.paired_iou(boxes1, boxes2))
+
+
+def pairwise_iou(boxes1, boxes2):
+    return vjl.pairwise_iou(boxes1, boxes2)
+
+
 def seg_cross_entropy_loss(output, target, where=None, *, class_axis):
     return vjl.seg_cross_entropy_loss(output, target, class_axis=class_axis, where=where)
 
 
 def cross_entropy(output, target):
     return vjl.cross_entropy(output, target, ignore_index=None, reducer=mean_loss)
+
+
+def smoothed_cross_entropy(output, target):
+    return vjl.cross_entropy(
+        output, target, ignore_index=None, label_smoothing=0.1, reducer=mean_loss
+    )
 
 
 def binary_cross_entropy(output, target, where=None):
@@ -44,16 +72,16 @@ def sigmoid_focal_loss(output, target, where=None):
     return vjl.sigmoid_focal_loss(output, target, mean_loss, where=where)
 
 
-def softmax_focal_loss(output, target):
-    return vjl.softmax_focal_loss(output, target, mean_loss)
+def softmax_focal_loss(output, target, where=None):
+    return vjl.softmax_focal_loss(output, target, mean_loss, where=where)
 
 
-def heatmap_focal_loss(output, target):
-    return vjl.heatmap_focal_loss(output, target, mean_loss)
+def heatmap_focal_loss(output, target, where=None):
+    return vjl.heatmap_focal_loss(output, target, mean_loss, where=where)
 
 
-def dice_loss(output, target):
-    return vjl.dice_loss(output, target, mean_loss)
+def dice_loss(output, target, where=None):
+    return vjl.dice_loss(output, target, mean_loss, where=where)
 
 
 def multi_pos_cross_entropy(pred, target):

@@ -53,20 +53,66 @@ def rotation_loss(pred, target_bin, target_res):
 
 def _overlap(pred, target):
     """Return the shared area and the area of the union."""
-    low, high = jnp.maximum(pred[:, :2], target[:, :2]), jnp.minimum(pred[:, 2:], target[:, 2:])
-    width, height = (jnp.maximum(high - low, 0)[:, i] for i in range(2))
+    low, high = (
+        jnp.maximum(pred[..., :2], target[..., :2]),
+        jnp.minimum(pred[..., 2:], target[..., 2:]),
+    )
+    width, height = (jnp.maximum(high - low, 0)[..., i] for i in range(2))
     shared = width * height
     return shared, _area(pred) + _area(target) - shared
 
 
 def _area(boxes):
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def iou_loss(pred, target, where=None, *, mode):
     shared, union = _overlap(pred, target)
     iou = jnp.maximum(shared / union, 1e-6)
     losses = 1 - iou**2 if mode == "square" else -jnp.log(iou)
+    return jnp.mean(losses) if where is None else _masked_mean(losses, where)
+
+
+def paired_iou(boxes1, boxes2):
+    shared, union = _overlap(boxes1, boxes2)
+    return jnp.mean(shared / union)
+
+
+def pairwise_iou(boxes1, boxes2):
+    shared, union = _overlap(boxes1[:, None], boxes2)
+    return shared / union
+
+
+def giou_loss(pred, target, where=None):
+    shared, union = _overlap(pred, target)
+    sides = jnp.maximum(pred[:, 2:], target[:, 2:]) - jnp.minimum(pred[:, :2], target[:, :2])
+    around = sides[:, 0] * sides[:, 1]
+    losses = 1 - shared / union + (around - union) / around
+    return jnp.mean(losses) if where is None else _masked_mean(losses, where)
+
+
+def _diou(pred, target):
+    shared, union = _overlap(pred, target)
+    iou = shared / union
+    sides = jnp.maximum(pred[:, 2:], target[:, 2:]) - jnp.minimum(pred[:, :2], target[:, :2])
+    between = (pred[:, :2] + pred[:, 2:] - target[:, :2] - target[:, 2:]) / 2
+    return iou, 1 - iou + jnp.sum(between**2, 1) / jnp.sum(sides**2, 1)
+
+
+def diou_loss(pred, target, where=None):
+    losses = _diou(pred, target)[1]
+    return jnp.mean(losses) if where is None else _masked_mean(losses, where)
+
+
+def _angle(boxes):
+    return jnp.arctan2(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+
+
+def ciou_loss(pred, target, where=None):
+    iou, losses = _diou(pred, target)
+    shape = 4 / jnp.pi**2 * (_angle(target) - _angle(pred)) ** 2
+    alpha = lax.stop_gradient(shape / (1 - iou + shape + 1e-9))
+    losses = losses + alpha * shape
     return jnp.mean(losses) if where is None else _masked_mean(losses, where)
 
 
@@ -77,6 +123,15 @@ def _log_prob_of_label(output, labels, axis):
 
 def cross_entropy(output, target):
     return -jnp.mean(_log_prob_of_label(output, target, -1))
+
+
+def smoothed_cross_entropy(output, target):
+    log_prob_of_all = jnp.mean(output, -1) - jax.nn.logsumexp(output, -1)
+    return -jnp.mean(0.9 * _log_prob_of_label(output, target, -1) + 0.1 * log_prob_of_all)
+
+
+def soft_cross_entropy(output, target):
+    return jnp.mean(jnp.sum(target * (jax.nn.logsumexp(output, -1, keepdims=True) - output), -1))
 
 
 def seg_cross_entropy_loss(output, target, where=None, *, class_axis):
@@ -106,21 +161,28 @@ def sigmoid_focal_loss(output, target, where=None):
     return _masked_mean(losses, where[:, None], losses.shape[1])
 
 
-def softmax_focal_loss(output, target):
+def softmax_focal_loss(output, target, where=None):
     valid = target != 255
     log_prob = _log_prob_of_label(output, jnp.where(valid, target, 0), -1)
-    return jnp.mean(jnp.where(valid, -((1 - jnp.exp(log_prob)) ** 2) * log_prob, 0))
+    losses = jnp.where(valid, -((1 - jnp.exp(log_prob)) ** 2) * log_prob, 0)
+    return jnp.mean(losses) if where is None else _masked_mean(losses, where)
 
 
-def heatmap_focal_loss(output, target):
+def heatmap_focal_loss(output, target, where=None):
     prob, log_prob = jax.nn.sigmoid(output), jax.nn.log_sigmoid(output)
     peak = (1 - prob) ** 2 * -log_prob
     other = (1 - target) ** 4 * prob**2 * (output - log_prob)
-    return jnp.mean(jnp.where(target == 1, peak, other))
+    losses = jnp.where(target == 1, peak, other)
+    return (
+        jnp.mean(losses)
+        if where is None
+        else _masked_mean(losses, where[..., None], target.shape[-1])
+    )
 
 
-def dice_loss(output, target):
+def dice_loss(output, target, where=None):
     classes = output.shape[-1]
+    target = target if where is None else jnp.where(where, target, 255)
     valid = (target != 255)[..., None]
     probs = jnp.where(valid, jax.nn.softmax(output), 0)
     truth = target[..., None] == jnp.arange(classes)

@@ -81,6 +81,24 @@ def iou_loss(pred, target, where=None, *, mode):
     return iou.iou_loss(pred, target, mean_loss, mode)
 
 
+def _of_torchvision(name):
+    """A loss of torchvision, whose names are longer than ours."""
+
+    def loss(pred, target, where=None):
+        from torchvision import ops
+
+        if where is not None:
+            pred, target = pred[where], target[where]
+        return getattr(ops, name)(pred, target, reduction="mean")
+
+    return loss
+
+
+giou_loss = _of_torchvision("generalized_box_iou_loss")
+diou_loss = _of_torchvision("distance_box_iou_loss")
+ciou_loss = _of_torchvision("complete_box_iou_loss")
+
+
 def rotation_loss(pred, target_bin, target_res):
     return common.rotation_loss(pred, target_bin, target_res, 2, mean_loss)
 

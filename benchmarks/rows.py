@@ -83,6 +83,10 @@ def subtract_valid(pred, target, where):
     return jnp.where(jnp.expand_dims(where, tuple(range(1, pred.ndim))), pred - target, 0)
 
 
+def subtract_valid_pixels(output, target, where):
+    return jnp.where(where[..., None], output - target, 0)
+
+
 def multiply_rotations(pred, target_bin, target_res):
     return pred * jnp.repeat(target_bin * target_res, 3, axis=1)
 
@@ -102,6 +106,7 @@ COMPILED_BOXES = (2_000_000, 4)
 ANCHORS = ((1_000, 80), (10_000, 80), (200_000, 80))
 MATRICES = ((128, 256), (1024, 1024), (4096, 4096))
 IMAGES = ((2, 128, 256, 19), (2, 256, 512, 19), (2, 512, 1024, 19))
+HEATMAPS = ((1, 32, 32, 80), (1, 96, 96, 80), (8, 128, 128, 80))
 IMAGES_150 = ((2, 64, 64, 150), (2, 128, 128, 150), (2, 256, 256, 150))
 
 
@@ -111,6 +116,10 @@ def pair_of_vectors(count):
 
 def pair_of_boxes(count, _):
     return inputs.boxes(count), inputs.boxes(count)
+
+
+def two_sets_of_boxes(count1, count2):
+    return inputs.boxes(count1), inputs.boxes(count2)
 
 
 def masked_pair_of_boxes(count, _):
@@ -142,6 +151,10 @@ def logits_and_labels(count, classes):
     return inputs.normal(count, classes), inputs.labels(classes, count)
 
 
+def logits_and_probabilities(count, classes):
+    return inputs.normal(count, classes), inputs.probabilities(count, classes)
+
+
 def logits_and_flags(*shape):
     return inputs.normal(*shape), inputs.flags(0.02, *shape)
 
@@ -152,6 +165,10 @@ def masked_logits_and_flags(count, classes):
 
 def logits_and_heatmap(*shape):
     return inputs.normal(*shape), inputs.heatmap(*shape)
+
+
+def masked_logits_and_heatmap(*shape):
+    return *logits_and_heatmap(*shape), inputs.mask(0.7, *shape[:-1])
 
 
 def similarities(*shape, positive):
@@ -216,6 +233,23 @@ def iou_row(mode: str, masked: bool) -> Row:
         ours=partial(ours.iou_loss, mode=mode),
         plain=partial(plain.iou_loss, mode=mode),
         reference=partial(reference.iou_loss, mode=mode),
+        one_pass=subtract_valid if masked else jnp.subtract,
+    )
+
+
+def box_row(name: str, masked: bool) -> Row:
+    """The row of ``giou_loss`` and its relatives, whose functions have the same arguments."""
+    function = f"{name.lower()}_loss"
+    return Row(
+        name=f"{name}{', masked' * masked}",
+        family=BOXES,
+        function=function,
+        sizes=BOX_COUNTS,
+        compiled_size=COMPILED_BOXES,
+        inputs=masked_pair_of_boxes if masked else pair_of_boxes,
+        ours=getattr(ours, function),
+        plain=getattr(plain, function),
+        reference=getattr(reference, function),
         one_pass=subtract_valid if masked else jnp.subtract,
     )
 
@@ -304,6 +338,20 @@ def subtract_masks(mask_preds, target_classes, target_masks, where):
     return mask_preds - jnp.where(valid, target_masks, 0)[:, None]
 
 
+def image_row(name: str, function: str, sizes: tuple, masked: bool = False) -> Row:
+    """The row of a loss of images and labels."""
+    return Row(
+        name=name,
+        family=CLASSES,
+        function=function,
+        sizes=sizes,
+        inputs=masked_images if masked else images,
+        ours=getattr(ours, function),
+        plain=getattr(plain, function),
+        one_pass=double_valid,
+    )
+
+
 ROWS = [
     Row(
         name="L1",
@@ -383,6 +431,28 @@ ROWS = [
     iou_row("log", masked=False),
     iou_row("log", masked=True),
     iou_row("square", masked=False),
+    *(box_row(name, masked) for name in ("GIoU", "DIoU", "CIoU") for masked in (False, True)),
+    Row(
+        name="paired_iou",
+        family=BOXES,
+        function="paired_iou",
+        sizes=BOX_COUNTS,
+        compiled_size=COMPILED_BOXES,
+        inputs=pair_of_boxes,
+        ours=ours.paired_iou,
+        plain=plain.paired_iou,
+    ),
+    Row(
+        name="pairwise_iou",
+        family=BOXES,
+        function="pairwise_iou",
+        sizes=((100, 100), (1_000, 500), (4_000, 4_000)),
+        inputs=two_sets_of_boxes,
+        ours=ours.pairwise_iou,
+        plain=plain.pairwise_iou,
+        one_pass=lambda boxes1, boxes2: boxes1[:, 0, None] * boxes2[:, 0],
+        gradients=0,
+    ),
     segmentation_row(IMAGES, class_axis=-1),
     segmentation_row(IMAGES, class_axis=-1, masked=True),
     segmentation_row(IMAGES, class_axis=1),
@@ -398,6 +468,27 @@ ROWS = [
         plain=plain.cross_entropy,
         optax=optax_losses.cross_entropy,
         one_pass=double_valid,
+    ),
+    Row(
+        name="cross-entropy, smoothed",
+        family=CLASSES,
+        function="cross_entropy",
+        sizes=((512, 1000), (4_096, 1000), (16_384, 1000)),
+        inputs=logits_and_labels,
+        ours=ours.smoothed_cross_entropy,
+        plain=plain.smoothed_cross_entropy,
+        optax=optax_losses.smoothed_cross_entropy,
+        one_pass=double_valid,
+    ),
+    Row(
+        name="cross-entropy, probabilities",
+        family=CLASSES,
+        function="cross_entropy",
+        sizes=((512, 1000), (4_096, 1000), (16_384, 1000)),
+        inputs=logits_and_probabilities,
+        ours=ours.cross_entropy,
+        plain=plain.soft_cross_entropy,
+        optax=optax_losses.soft_cross_entropy,
     ),
     Row(
         name="binary cross-entropy",
@@ -439,35 +530,30 @@ ROWS = [
         plain=plain.sigmoid_focal_loss,
         one_pass=subtract_valid,
     ),
-    Row(
-        name="softmax focal",
-        family=CLASSES,
-        function="softmax_focal_loss",
-        sizes=IMAGES,
-        inputs=images,
-        ours=ours.softmax_focal_loss,
-        plain=plain.softmax_focal_loss,
-        one_pass=double_valid,
-    ),
+    image_row("softmax focal", "softmax_focal_loss", IMAGES),
+    image_row("softmax focal, masked", "softmax_focal_loss", IMAGES, masked=True),
     Row(
         name="heatmap focal",
         family=CLASSES,
         function="heatmap_focal_loss",
-        sizes=((1, 32, 32, 80), (1, 96, 96, 80), (8, 128, 128, 80)),
+        sizes=HEATMAPS,
         inputs=logits_and_heatmap,
         ours=ours.heatmap_focal_loss,
         plain=plain.heatmap_focal_loss,
     ),
     Row(
-        name="dice",
+        name="heatmap focal, masked",
         family=CLASSES,
-        function="dice_loss",
-        sizes=IMAGES,
-        inputs=images,
-        ours=ours.dice_loss,
-        plain=plain.dice_loss,
-        one_pass=double_valid,
+        function="heatmap_focal_loss",
+        sizes=HEATMAPS,
+        inputs=masked_logits_and_heatmap,
+        ours=ours.heatmap_focal_loss,
+        plain=plain.heatmap_focal_loss,
+        one_pass=subtract_valid_pixels,
     ),
+    image_row("dice, 19 classes", "dice_loss", IMAGES),
+    image_row("dice, 19 classes, masked", "dice_loss", IMAGES, masked=True),
+    image_row("dice, 150 classes", "dice_loss", IMAGES_150),
     Row(
         name="multi-positive cross-entropy",
         family=PAIRS,

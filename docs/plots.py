@@ -4,6 +4,7 @@
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -286,6 +287,28 @@ def iou_loss(figure: Figure) -> None:
     slope.text(-140, 0.02, "gradient 0", ha="center")
 
 
+def giou_loss(figure: Figure) -> None:
+    target = jnp.array([0.0, 0.0, 100.0, 100.0])
+    shift = np.linspace(0, 300, 601)
+    xlabel = "shift of a 100 x 100 px box from its target [px]"
+    value, slope = value_and_gradient(figure, xlabel, slope_unit="[per px]")
+    for loss, label, style in [
+        (partial(vjl.iou_loss, mode="linear"), "1 − IoU", dict(color=GREY, linewidth=1)),
+        (vjl.giou_loss, "GIoU", dict(color="C0")),
+        (vjl.diou_loss, "DIoU", dict(color="C1")),
+    ]:
+
+        def of_shift(x, loss=loss):
+            return loss(target + x * jnp.array([1.0, 0.0, 1.0, 0.0]), target)
+
+        curve(value, slope, shift, of_shift, label, jump=0.003, **style)
+    for axes in (value, slope):
+        axes.axvspan(100, 300, color="#ECECEC", zorder=0)
+    value.set(ylim=(0, 2), xlim=(0, 300), title="GIoU and DIoU have a gradient without overlap")
+    value.text(290, 0.1, "no overlap", ha="right")
+    value.legend(loc="upper left")
+
+
 def multi_pos_cross_entropy(figure: Figure) -> None:
     def loss(positives):
         pred = jnp.concatenate([positives, jnp.zeros(5)])[None]
@@ -478,6 +501,7 @@ PICTURES = [
     smooth_l1_loss,
     rotation_loss,
     iou_loss,
+    giou_loss,
     cross_entropy,
     binary_cross_entropy,
     sigmoid_focal_loss,

@@ -57,6 +57,8 @@ class Case:
     wrt: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    #: Whether the gradient is that of the value; not so if a part of the loss counts as constant.
+    exact: bool = True
     #: What the module's call returns, if it differs from the function's result.
     as_module: Callable[..., Any] | None = None
     #: Tells rows of the same loss apart.
@@ -132,6 +134,15 @@ CASES = [
         {"pred": boxes(N), "target": boxes(N)},
         ("pred", "target"),
         {"mode": "square"},
+    ),
+    Case("giou_loss", vjl.GIoULoss(), {"pred": boxes(N), "target": boxes(N)}, ("pred", "target")),
+    Case("diou_loss", vjl.DIoULoss(), {"pred": boxes(N), "target": boxes(N)}, ("pred", "target")),
+    Case(
+        "ciou_loss",
+        vjl.CIoULoss(),
+        {"pred": boxes(N), "target": boxes(N)},
+        ("pred", "target"),
+        exact=False,
     ),
     Case(
         "multi_pos_cross_entropy",
@@ -374,6 +385,9 @@ HEADS = [
 ]
 
 every_loss = pytest.mark.parametrize("case", [*CASES, *HEADS], ids=repr)
+every_exact_loss = pytest.mark.parametrize(
+    "case", [case for case in [*CASES, *HEADS] if case.exact], ids=repr
+)
 every_loss_with_reducer = pytest.mark.parametrize("case", CASES, ids=repr)
 every_head = pytest.mark.parametrize("case", HEADS, ids=repr)
 

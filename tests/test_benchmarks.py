@@ -42,7 +42,7 @@ def test_other_implementations_compute_the_same_loss(row):
     ours = computed.pop("ours")
     for other in computed.values():
         if not row.gradients:
-            np.testing.assert_array_equal(other, ours)
+            np.testing.assert_allclose(other * 1.0, ours * 1.0, rtol=1e-4)
             continue
         np.testing.assert_allclose(other[0], ours[0], rtol=1e-4)
         for gradient, expected in zip(*map(jax.tree.leaves, (other[1], ours[1])), strict=True):
@@ -63,11 +63,12 @@ def test_half_precision_is_computed_in_float32_by_all():
 
 # Rows that store more than their inputs, and how many times as much.
 LARGE = {
-    "dice": 1.1,
+    "dice, 19 classes": 1.1,
+    "dice, 19 classes, masked": 1.1,
     "embedding distance, mined": 2.8,
     "hard_negative_mask": 2.4,
-    "RetinaNet head, 80 classes": 1.9,  # the targets are labels, and the losses are dense
     "QDTrack, x 4 references": 2.7,  # embeddings without padding, and four arrays of pairs
+    "RetinaNet head, 80 classes": 1.9,  # the targets are labels, and the losses are dense
     "top_k_mask, k = 1500": 3,
     "top_k_mask, traced k": 3,
 }

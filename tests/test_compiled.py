@@ -154,6 +154,18 @@ def test_iou_stores_a_few_numbers_per_box_and_takes_one_pass_for_the_gradient(mo
     assert passes(jax.value_and_grad(loss), *inputs, where) == ["fusion"]
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("loss", [vjl.GIoULoss(MEAN), vjl.DIoULoss(MEAN), vjl.CIoULoss(MEAN)])
+def test_giou_stores_no_more_than_its_inputs_and_takes_one_pass_for_the_gradient(loss, masked):
+    inputs, where = (array(*BOXES), array(*BOXES)), array(BOXES[0], dtype=bool)
+
+    def step(pred, target, where):
+        return loss(pred, target, where=where if masked else None)
+
+    assert temporaries(step, *inputs, where) <= size(*inputs)
+    assert passes(jax.value_and_grad(step), *inputs, where) == ["fusion"]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
 @pytest.mark.parametrize("loss", [vjl.L1Loss(MEAN), vjl.L2Loss(MEAN), vjl.SmoothL1Loss(MEAN)])
 def test_masked_regression_stores_no_more_than_its_inputs_in_float32(loss, dtype):
@@ -184,17 +196,22 @@ def test_segmentation_stores_no_more_than_its_logits(axis, where):
     assert temporaries(loss, logits, labels) <= size(logits)
 
 
-# With the classes on the last axis, XLA on a CPU stores the logits without padding as well.
-@pytest.mark.parametrize(
-    ("shape", "axis", "arrays"), [((2, 19, 32, 64), 1, 1), ((2, 32, 64, 19), -1, 2)]
-)
-def test_dice_stores_one_array_of_probabilities(shape, axis, arrays):
+OLD_STORES_TWO = needs_jax("0.10", "before it, XLA stores the logits without padding as well")
+DICE_SHAPES = [
+    pytest.param((2, 19, 32, 64), 1),
+    pytest.param((2, 32, 64, 19), -1, marks=OLD_STORES_TWO),
+]
+
+
+@pytest.mark.parametrize(("shape", "axis"), DICE_SHAPES)
+def test_dice_stores_one_array_of_probabilities(shape, axis):
     logits, labels = array(*shape), array(2, 32, 64, dtype=np.int32)
 
     def loss(z, y):
         return vjl.dice_loss(z, y, class_axis=axis)
 
-    assert temporaries(loss, logits, labels) <= 1.15 * arrays * size(logits)
+    few_per_pixel = 3 * size(labels)
+    assert temporaries(loss, logits, labels) <= size(logits) + few_per_pixel
 
 
 def test_pair_losses_store_a_few_numbers_per_pair():

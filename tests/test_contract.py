@@ -15,6 +15,7 @@ from cases import (
     N,
     arrays,
     assert_trees_close,
+    every_exact_loss,
     every_loss,
     poisoned,
     total,
@@ -126,7 +127,7 @@ def test_the_sum_of_identity_loss_equals_sum_loss(case):
     )
 
 
-@every_loss
+@every_exact_loss
 def test_gradients_agree_with_finite_differences(case):
     with enable_x64(True):
         double = jax.tree.map(

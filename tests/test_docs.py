@@ -25,6 +25,8 @@ PAGES = [page for page in [ROOT / "README.md", *DOCS] if ">>>" in page.read_text
 TYPES = {"IgnoreIndex", "AxisName", "InputPath", "IoUMode", "Schedule", "TermWeight"}
 LOSSES = [name for name in vis4d_jax_loss.__all__ if re.search("[a-z](_loss|entropy)$", name)]
 PAGES_OF_SEVERAL = {
+    "diou_loss": "giou_loss",
+    "ciou_loss": "giou_loss",
     "rpn_loss": "dense_anchor_head_loss",
     "retinanet_head_loss": "dense_anchor_head_loss",
 }

@@ -22,7 +22,7 @@ ABOVE = [
 # From the ground up. A file imports only from lower floors.
 FLOORS = [
     ["_numerics", "_checks", "_expect"],
-    ["_value_checks", "_dataclass", "_options", "_mesh_axis", "_ranking"],
+    ["_value_checks", "_dataclass", "_options", "_mesh_axis", "_box_pairs", "_ranking"],
     ["_module", "_largest", "_kept_count"],
     ["reducer"],
     ["weighted_reducer", "hard_mean"],

@@ -4,6 +4,7 @@ A port of ``vis4d.op.loss`` with masks for padded batches and gradients that are
 """
 
 from vis4d_jax_loss.base import Loss
+from vis4d_jax_loss.box import paired_iou, pairwise_iou
 from vis4d_jax_loss.composition.objective import LossModule
 from vis4d_jax_loss.composition.paths import InputPath, data_key, pred_key
 from vis4d_jax_loss.composition.term import LossTerm
@@ -48,6 +49,14 @@ from vis4d_jax_loss.losses.focal_loss import (
     heatmap_focal_loss,
     sigmoid_focal_loss,
 )
+from vis4d_jax_loss.losses.giou_loss import (
+    CIoULoss,
+    DIoULoss,
+    GIoULoss,
+    ciou_loss,
+    diou_loss,
+    giou_loss,
+)
 from vis4d_jax_loss.losses.iou_loss import IoULoss, IoUMode, iou_loss
 from vis4d_jax_loss.losses.multi_level_seg_loss import MultiLevelSegLoss, multi_level_seg_loss
 from vis4d_jax_loss.losses.multi_pos_cross_entropy import (
@@ -82,11 +91,14 @@ __all__ = [
     "AxisName",
     "BinaryCrossEntropyLoss",
     "Box3DUncertaintyLoss",
+    "CIoULoss",
     "CrossEntropyLoss",
+    "DIoULoss",
     "DenseAnchorHeadLoss",
     "DenseAnchorHeadLosses",
     "DiceLoss",
     "EmbeddingDistanceLoss",
+    "GIoULoss",
     "HardMeanLoss",
     "HeatmapFocalLoss",
     "IgnoreIndex",
@@ -126,11 +138,14 @@ __all__ = [
     "YOLOXHeadLosses",
     "binary_cross_entropy",
     "box3d_uncertainty_loss",
+    "ciou_loss",
     "cross_entropy",
     "data_key",
     "dense_anchor_head_loss",
     "dice_loss",
+    "diou_loss",
     "embedding_distance_loss",
+    "giou_loss",
     "hard_negative_mask",
     "heatmap_focal_loss",
     "identity_loss",
@@ -142,6 +157,8 @@ __all__ = [
     "multi_level_seg_loss",
     "multi_pos_cross_entropy",
     "orthogonal_transform_regularization_loss",
+    "paired_iou",
+    "pairwise_iou",
     "pred_key",
     "qdtrack_instance_similarity_loss",
     "random_k_mask",

@@ -1,131 +1,152 @@
 """Geometry of axis-aligned boxes (x1, y1, x2, y2)."""
 
-from collections.abc import Sequence
-from typing import Any
-
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
-# Sides are scaled before they are multiplied. In float32, areas and their inverse are then finite
-# and not 0 for sides from 1e-13 to 1e24. A power of 2 is exact.
-_SCALE = 2.0**-18
+from vis4d_jax_loss import _value_checks
+from vis4d_jax_loss._box_pairs import (
+    Areas,
+    Lengths,
+    Numbers,
+    PairFunction,
+    area,
+    iou_of,
+    lengths,
+    on_pairs,
+    or_one,
+    split,
+)
+from vis4d_jax_loss._checks import check_numeric, check_same_shape, fail, holds, shapes_of
+from vis4d_jax_loss._numerics import (
+    as_array,
+    integer_difference,
+    is_integer,
+    to_common_float,
+)
 
 
-@jax.custom_jvp
-def paired_iou(boxes1: jax.Array, boxes2: jax.Array) -> jax.Array:
-    """Intersection over union of box i with box i: ``[..., 4]`` and ``[..., 4]`` to ``[...]``.
+def _iou_value(x: Lengths, y: Lengths, areas: Areas) -> jax.Array:
+    # XLA would store a union that value and derivative have in common. From negative sides it is
+    # another array, and XLA computes each of them where it is used.
+    own, other = (jnp.minimum(-x[i], 0) * jnp.minimum(-y[i], 0) for i in (0, 1))
+    return iou_of(areas._replace(union=own + other - areas.shared))
+
+
+def _iou_prepare(
+    x: Lengths, y: Lengths, areas: Areas, iou: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    overlaps = areas.shared > 0
+    return iou, jnp.where(overlaps, 1 / jnp.where(overlaps, areas.union, 1), 0)
+
+
+def _iou_derivative(numbers: Numbers, iou: jax.Array, inverse_union: jax.Array) -> jax.Array:
+    """With the shared area S, the union U and the own area A: ``((1 + IoU) dS - IoU dA) / U``.
+
+    An area changes with one side by the length of the other side.
+    """
+    shared = (1 + iou) * numbers.limiting * numbers.across.shared
+    # For identical boxes the difference is exactly 0.
+    return inverse_union * (shared - iou * numbers.outward * numbers.across.own)
+
+
+#: Intersection over union. It has gradient 0 for boxes that share no area.
+IOU = PairFunction(_iou_value, _iou_prepare, _iou_derivative)
+
+
+@jax.named_scope("paired_iou")
+def paired_iou(boxes1: ArrayLike, boxes2: ArrayLike) -> jax.Array:
+    """Intersection over union of box i and box i.
 
     It is 0, with gradient 0, for boxes that share no area, also for degenerate and inverted ones.
+    For the IoU of all pairs use :func:`pairwise_iou`.
+
+    Args:
+        boxes1: Boxes ``[..., 4]`` as (x1, y1, x2, y2), in pixels or normalised. Half precision is
+            computed in float32.
+        boxes2: Boxes of the same shape.
+
+    Returns:
+        One number from 0 to 1 per pair, ``[...]``.
+
+    Raises:
+        ValueError: If the shapes do not match, or the last axis is not 4.
+        TypeError: If an input is not numeric.
+
+    Example:
+        >>> print(paired_iou(jnp.array([0.0, 0.0, 2.0, 2.0]), jnp.array([0.0, 0.0, 4.0, 2.0])))
+        0.5
     """
-    first, second = _coordinates(boxes1), _coordinates(boxes2)
-    shared = _area(*_shared_sides(first, second))
-    union = _area_of(first) + _area_of(second) - shared
-    return shared / jnp.where(union == 0, 1, union)
+    first, second = _read_boxes("paired_iou", boxes1, boxes2)
+    check_same_shape("paired_iou", boxes1=first, boxes2=second)
+    return on_pairs(IOU, *to_float_boxes(first, second))
 
 
-# The derivative is written out. In JAX's own, each number of a box is a branch of a concatenation,
-# and XLA stores masked boxes once more.
-@paired_iou.defjvp
-def _paired_iou_jvp(primals, tangents):
-    boxes1, boxes2 = primals
-    iou = paired_iou(boxes1, boxes2)
-    gradients = _iou_gradient(boxes1, boxes2, iou), _iou_gradient(boxes2, boxes1, iou)
-    changes = [jnp.sum(g * t, axis=-1) for g, t in zip(gradients, tangents, strict=True)]
-    return iou, changes[0] + changes[1]
+@jax.named_scope("pairwise_iou")
+def pairwise_iou(boxes1: ArrayLike, boxes2: ArrayLike) -> jax.Array:
+    """Intersection over union of each box of a set and each box of another set.
 
+    It is 0, with gradient 0, for boxes that share no area, also for degenerate and inverted ones.
 
-def _iou_gradient(boxes1: jax.Array, boxes2: jax.Array, iou: jax.Array) -> jax.Array:
-    """Derivative of the IoU with respect to each number of the first boxes.
+    Args:
+        boxes1: Boxes ``[..., N, 4]`` as (x1, y1, x2, y2), in pixels or normalised. Half precision
+            is computed in float32.
+        boxes2: Boxes ``[..., M, 4]`` with the same leading axes.
 
-    With the shared area S, the union U and the first box's own area A it is
-    ``((1 + IoU) dS - IoU dA) / U``. An area changes with one side by the length of the other side.
+    Returns:
+        One number from 0 to 1 per pair, ``[..., N, M]``.
+
+    Raises:
+        ValueError: If the leading axes do not match, or the last axis is not 4.
+        TypeError: If an input is not numeric.
+
+    Example:
+        >>> box, others = jnp.array([[0.0, 0.0, 2.0, 2.0]]), jnp.array([[0.0, 0.0, 4.0, 2.0]] * 3)
+        >>> print(pairwise_iou(box, others))
+        [[0.5 0.5 0.5]]
     """
-    # A TPU copies boxes to reshape them, and a CPU is slow at stacking: each takes twice as long
-    # with the form of the other.
-    forms = {"tpu": _iou_gradient_by_coordinate, "default": _iou_gradient_by_corner}
-    return lax.platform_dependent(boxes1, boxes2, iou, **forms)
+    first, second = _read_boxes("pairwise_iou", boxes1, boxes2)
+    if first.ndim < 2 or second.ndim < 2 or first.shape[:-2] != second.shape[:-2]:
+        rule = "boxes1 [..., N, 4] and boxes2 [..., M, 4] must have the same leading axes"
+        fail(ValueError, "pairwise_iou", rule, shapes_of(boxes1=first, boxes2=second))
+    if first.dtype != second.dtype or not is_integer(first):
+        first, second = to_common_float(first, second)
+    rows = [lax.expand_dims(number, [number.ndim]) for number in split(first)]
+    columns = [lax.expand_dims(number, [number.ndim - 1]) for number in split(second)]
+    x, y = (lengths(rows[k], rows[k + 2], columns[k], columns[k + 2]) for k in (0, 1))
+    # jnp.maximum would pass half of the gradient where boxes touch. NaN stays NaN.
+    apart = (x.shared <= 0) | (y.shared <= 0)
+    shared = jnp.where(apart, 0, x.shared * y.shared)
+    return shared / or_one(area(x.own, y.own) + area(x.other, y.other) - shared)
 
 
-def _iou_gradient_by_corner(boxes1: jax.Array, boxes2: jax.Array, iou: jax.Array) -> jax.Array:
-    """The gradient from arrays ``[..., 2, 2]`` of the low and the high corner."""
-    own, other = (boxes.reshape(*boxes.shape[:-1], 2, 2) for boxes in (boxes1, boxes2))
-    (low1, high1), (low2, high2) = (jnp.split(corners, 2, axis=-2) for corners in (own, other))
-    sides1, sides2 = _SCALE * (high1 - low1), _SCALE * (high2 - low2)
-    shared_sides = _SCALE * (jnp.minimum(high1, high2) - jnp.maximum(low1, low2))
-    sides = sides1, sides2, shared_sides
-    inverse = _inverse_union(*(jnp.split(s, 2, axis=-1) for s in sides))
-    outward = 2 * lax.broadcasted_iota(own.dtype, own.shape, own.ndim - 2) - 1  # low -1, high 1
-    d_shared, d_own = jnp.flip(shared_sides, axis=-1), jnp.flip(sides1, axis=-1)
-    iou = lax.expand_dims(iou, [iou.ndim, iou.ndim + 1])
-    return _derivative(own, other, outward, iou, inverse, d_shared, d_own).reshape(boxes1.shape)
+def check_boxes(function: str, **arrays: jax.Array) -> None:
+    """Check that arrays hold boxes on their last axis."""
+    if not all(holds(chex.assert_shape, x, (..., 4)) for x in arrays.values()):
+        rule = f"{' and '.join(arrays)} must hold boxes (x1, y1, x2, y2) on the last axis"
+        fail(ValueError, function, rule, shapes_of(**arrays), "Expected a shape of [..., 4].")
 
 
-def _iou_gradient_by_coordinate(boxes1: jax.Array, boxes2: jax.Array, iou: jax.Array) -> jax.Array:
-    """The gradient from one array ``[...]`` per number of a box."""
-    own, other = _coordinates(boxes1), _coordinates(boxes2)
-    sides1, sides2, shared_sides = _sides(own), _sides(other), _shared_sides(own, other)
-    inverse = _inverse_union(sides1, sides2, shared_sides)
-    gradient = []
-    for k, outward in enumerate((-1, -1, 1, 1)):
-        d_shared, d_own = shared_sides[1 - k % 2], sides1[1 - k % 2]
-        gradient += [_derivative(own[k], other[k], outward, iou, inverse, d_shared, d_own)]
-    return jnp.stack(gradient, axis=-1)
+def expect_boxes(function: str, **arrays: jax.Array) -> list[jax.Array]:
+    """Report boxes that are inverted or not finite, under ``checkify``."""
+    finite = [_value_checks.expect_finite(function, name, x) for name, x in arrays.items()]
+    checked = zip(arrays, finite, strict=True)
+    return [_value_checks.expect_ordered_boxes(function, name, x) for name, x in checked]
 
 
-def _derivative(
-    own: jax.Array,
-    other: jax.Array,
-    outward: jax.Array | int,
-    iou: jax.Array,
-    inverse_union: jax.Array,
-    d_shared: jax.Array,
-    d_own: jax.Array,
-) -> jax.Array:
-    """Derivative with respect to the numbers ``own``, which are low (outward -1) or high (1)."""
-    # S changes only with the corner that limits it. At a tie each box gets half of the gradient, as
-    # in torch, so that identical boxes have zero gradient.
-    limiting = 0.5 * outward + 0.5 * jnp.sign(other - own)
-    # For identical boxes the difference is exactly 0.
-    change = (1 + iou) * limiting * d_shared - iou * outward * d_own
-    # Multiplied by the scale first, the inverse of a large area would be 0.
-    return _SCALE * (inverse_union * change)
+def to_float_boxes(boxes1: jax.Array, boxes2: jax.Array) -> list[jax.Array]:
+    """Cast pairs of boxes to float32 or float64; the differences of integers stay exact."""
+    if is_integer(boxes1) and is_integer(boxes2):
+        # Only differences matter. Subtract a corner first: float32 would round large coordinates.
+        corner = jnp.concatenate([boxes1[..., :2], boxes1[..., :2]], axis=-1)
+        boxes1, boxes2 = (integer_difference(boxes, corner) for boxes in (boxes1, boxes2))
+    return to_common_float(boxes1, boxes2)
 
 
-def _inverse_union(sides1: Any, sides2: Any, shared_sides: Any) -> jax.Array:
-    """Inverse of the area of the union; 0 for boxes that share no area."""
-    shared = _area(*shared_sides)
-    union = _area(*sides1) + _area(*sides2) - shared
-    return jnp.where(shared > 0, 1 / jnp.where(shared > 0, union, 1), 0)
-
-
-def _coordinates(boxes: jax.Array) -> list[jax.Array]:
-    return [boxes[..., k] for k in range(4)]
-
-
-def _sides(box: Sequence[jax.Array]) -> list[jax.Array]:
-    """Width and height, scaled."""
-    x1, y1, x2, y2 = box
-    return [_SCALE * (x2 - x1), _SCALE * (y2 - y1)]
-
-
-def _shared_sides(box1: Sequence[jax.Array], box2: Sequence[jax.Array]) -> list[jax.Array]:
-    """Width and height of the overlap, scaled; negative for boxes apart from each other."""
-    low = [jnp.maximum(a, b) for a, b in zip(box1[:2], box2[:2], strict=True)]
-    high = [jnp.minimum(a, b) for a, b in zip(box1[2:], box2[2:], strict=True)]
-    return _sides([*low, *high])
-
-
-def _area(width: jax.Array, height: jax.Array) -> jax.Array:
-    """Area of a box; an inverted one has area 0."""
-    return jnp.maximum(width, 0) * jnp.maximum(height, 0)
-
-
-def _area_of(box: Sequence[jax.Array]) -> jax.Array:
-    """Area of a box, from its negative sides.
-
-    The derivative uses the positive ones. XLA then computes them again instead of storing them.
-    """
-    x1, y1, x2, y2 = box
-    width, height = _sides([x2, y2, x1, y1])
-    return jnp.minimum(width, 0) * jnp.minimum(height, 0)
+def _read_boxes(function: str, boxes1: ArrayLike, boxes2: ArrayLike) -> list[jax.Array]:
+    arrays = {"boxes1": as_array(boxes1), "boxes2": as_array(boxes2)}
+    check_numeric(function, **arrays)
+    check_boxes(function, **arrays)
+    return expect_boxes(function, **arrays)

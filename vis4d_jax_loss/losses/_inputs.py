@@ -6,7 +6,6 @@ There is one function per family of losses.
 from functools import partial
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -20,18 +19,10 @@ from vis4d_jax_loss._checks import (
     check_numeric,
     check_same_shape,
     fail,
-    holds,
     shapes_of,
 )
-from vis4d_jax_loss._numerics import (
-    as_array,
-    fill_masked,
-    integer_difference,
-    is_floating,
-    is_integer,
-    to_common_float,
-    to_float,
-)
+from vis4d_jax_loss._numerics import as_array, fill_masked, is_floating, to_common_float, to_float
+from vis4d_jax_loss.box import check_boxes, expect_boxes, to_float_boxes
 
 
 def read_elements(
@@ -71,21 +62,10 @@ def read_boxes(
     pred, target = as_array(pred), as_array(target)
     check_numeric(function, pred=pred, target=target)
     check_same_shape(function, pred=pred, target=target)
-    if not holds(chex.assert_shape, pred, (..., 4)):
-        rule = "pred and target must hold boxes (x1, y1, x2, y2) on the last axis"
-        got = shapes_of(pred=pred, target=target)
-        fail(ValueError, function, rule, got, "Expected a shape of [..., 4].")
+    check_boxes(function, pred=pred, target=target)
     mask = check_mask(function, where, pred.shape[:-1])
     pred, target = fill_masked(pred, mask), fill_masked(target, mask)
-    pred = _value_checks.expect_finite(function, "pred", pred)
-    target = _value_checks.expect_finite(function, "target", target)
-    pred = _value_checks.expect_ordered_boxes(function, "pred", pred)
-    target = _value_checks.expect_ordered_boxes(function, "target", target)
-    if is_integer(pred) and is_integer(target):
-        # Only differences matter. Subtract a corner first: float32 would round large coordinates.
-        corner = jnp.concatenate([pred[..., :2], pred[..., :2]], axis=-1)
-        pred, target = integer_difference(pred, corner), integer_difference(target, corner)
-    pred, target = to_common_float(pred, target)
+    pred, target = to_float_boxes(*expect_boxes(function, pred=pred, target=target))
     return pred, target, mask
 
 

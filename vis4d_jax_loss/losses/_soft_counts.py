@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+# The loop over the classes is unrolled. With more of them it takes long to compile.
+_MOST, _MOST_OF_GPU = 256, 64
+
 
 def soft_counts(logits: jax.Array, sign: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     """True and false positives ``[B, C]``: sums of the probabilities with and without the label.
@@ -21,6 +24,10 @@ def soft_counts(logits: jax.Array, sign: jax.Array, axis: int) -> tuple[jax.Arra
     """
     if axis == 0:
         logits, sign, axis = jnp.swapaxes(logits, 0, 1), jnp.swapaxes(sign, 0, 1), 1
+    last = logits.ndim - 1
+    if axis < last and not _can_loop(logits, axis):
+        # XLA on a CPU is slow to reduce a long axis in the middle.
+        logits, sign, axis = jnp.moveaxis(logits, axis, last), jnp.moveaxis(sign, axis, last), last
     if logits.shape[axis] == 1:
         return _sums(sign * jax.nn.sigmoid(logits), axis)
     return _softmax_counts(logits, sign, axis)
@@ -35,16 +42,61 @@ def _softmax_counts(logits: jax.Array, sign: jax.Array, axis: int) -> tuple[jax.
 
 @_softmax_counts.defjvp
 def _softmax_counts_jvp(axis, primals, tangents):
-    # A probability p changes by p (change - mean), with the mean change under the softmax.
     (logits, sign), (change, _) = primals, tangents
     signed, scale = _signed_probabilities(logits, sign, axis)
+    return _softmax_counts(logits, sign, axis), _changes(signed, scale, change, axis)
+
+
+# Under jit, an eager call compiles it once, and not at every call.
+@partial(jax.jit, static_argnums=3)
+def _changes(
+    signed: jax.Array, scale: jax.Array, change: jax.Array, axis: int
+) -> tuple[jax.Array, jax.Array]:
+    """How the counts change: p changes by p (change - mean), with the mean under the softmax."""
+    if not _can_loop(signed, axis):
+        return _changes_by_reduction(signed, scale, change, axis)
+    loop, reduction = (partial(f, axis=axis) for f in (_changes_by_loop, _changes_by_reduction))
+    return lax.platform_dependent(
+        signed,
+        scale,
+        change,
+        cpu=partial(loop, store=True),
+        default=loop if signed.shape[axis] <= _MOST_OF_GPU else reduction,
+    )
+
+
+def _changes_by_reduction(
+    signed: jax.Array, scale: jax.Array, change: jax.Array, axis: int
+) -> tuple[jax.Array, jax.Array]:
+    del scale
+    change -= jnp.sum(jnp.abs(signed) * change, axis=axis, keepdims=True)
+    pixels = _pixels(signed, axis)
+    return (
+        jnp.sum(_negative_part(signed) * change, axis=pixels),
+        jnp.sum(_positive_part(signed) * change, axis=pixels),
+    )
+
+
+def _changes_by_loop(
+    signed: jax.Array, scale: jax.Array, change: jax.Array, axis: int, store: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """Subtract the mean for one class at a time, so that the transpose is a loop over the classes.
+
+    XLA fuses that loop, but not a reduction of an axis in the middle.
+    """
     mean = jnp.sum(jnp.where(signed < 0, -signed, signed) * change, axis=axis)
-    mean = _stored(mean, scale)
-    changes = []
-    for part in (_negative_part, _positive_part):
+    if store:
+        # The transpose would sum over the classes again for every class: XLA for a CPU does not
+        # store a sum, but it stores a quotient.
+        mean = mean / scale * scale
+    pixels, classes = tuple(range(1, mean.ndim)), _classes(signed, axis)
+
+    def change_of(part: Callable[[jax.Array], jax.Array]) -> jax.Array:
         total = jnp.sum(part(signed) * change, axis=_pixels(signed, axis))
-        changes.append(total - _weighted_sum(part, signed, mean, axis))
-    return _softmax_counts(logits, sign, axis), tuple(changes)
+        means = [jnp.sum(part(x) * mean, axis=pixels) for x in classes]
+        return total - jnp.stack(means, axis=1)
+
+    return change_of(_negative_part), change_of(_positive_part)
 
 
 def _negative_part(x: jax.Array) -> jax.Array:
@@ -55,29 +107,6 @@ def _positive_part(x: jax.Array) -> jax.Array:
     return jnp.where(x > 0, x, 0)
 
 
-def _weighted_sum(
-    part: Callable[[jax.Array], jax.Array], signed: jax.Array, weight: jax.Array, axis: int
-) -> jax.Array:
-    """Sum over the pixels, each with a weight."""
-    if not _are_few(signed, axis):
-        return jnp.sum(part(signed) * jnp.expand_dims(weight, axis), axis=_pixels(signed, axis))
-    # One class at a time, so that the transpose is a loop over classes. XLA fuses that loop, but
-    # not a reduction of an axis in the middle.
-    pixels = tuple(range(1, weight.ndim))
-    sums = [jnp.sum(part(x) * weight, axis=pixels) for x in _classes(signed, axis)]
-    return jnp.stack(sums, axis=1)
-
-
-# Under jit, an eager call compiles it once, and not at every call.
-@jax.jit
-def _stored(x: jax.Array, scale: jax.Array) -> jax.Array:
-    """Return ``x``, as a quotient on a CPU.
-
-    There XLA would compute the sum in its transpose again for every class, but it stores quotients.
-    """
-    return lax.platform_dependent(x, scale, cpu=lambda x, s: x / s * s, default=lambda x, s: x)
-
-
 def _signed_probabilities(
     logits: jax.Array, sign: jax.Array, axis: int
 ) -> tuple[jax.Array, jax.Array]:
@@ -85,7 +114,7 @@ def _signed_probabilities(
 
     The sign tells where the label is, so that nothing else has to be stored.
     """
-    if _are_few(logits, axis) and axis < logits.ndim - 1:
+    if axis < logits.ndim - 1 and _can_loop(logits, axis):
         shift, rest = (jnp.expand_dims(x, axis) for x in _log_sum_exp(logits, axis))
         scale = 1 + jnp.abs(lax.stop_gradient(rest.squeeze(axis)))
         return sign * jnp.exp((logits - shift) - rest), scale
@@ -99,8 +128,9 @@ def _signed_probabilities(
 @partial(jax.jit, static_argnums=1)
 def _log_sum_exp(logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     """The log-sum-exp over the classes, in two parts. XLA for a TPU prefers a reduction."""
-    tpu, default = (partial(f, axis=axis) for f in (_by_reduction, _one_class_at_a_time))
-    return lax.platform_dependent(logits, tpu=tpu, default=default)
+    reduction, loop = (partial(f, axis=axis) for f in (_by_reduction, _one_class_at_a_time))
+    gpu = loop if logits.shape[axis] <= _MOST_OF_GPU else reduction
+    return lax.platform_dependent(logits, cpu=loop, tpu=reduction, default=gpu)
 
 
 def _by_reduction(logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
@@ -134,8 +164,8 @@ def _classes(x: jax.Array, axis: int) -> list[jax.Array]:
     return [lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]
 
 
-def _are_few(x: jax.Array, axis: int) -> bool:
-    """Whether to loop over the classes."""
+def _can_loop(x: jax.Array, axis: int) -> bool:
+    """Whether to consider a loop over the classes."""
     # Under jax.export their number may be symbolic. JAX cannot slice an explicitly sharded axis.
-    few = isinstance(x.shape[axis], int) and 0 < x.shape[axis] <= 64
+    few = isinstance(x.shape[axis], int) and 0 < x.shape[axis] <= _MOST
     return few and jax.typeof(x).sharding.spec[axis] is None

@@ -67,6 +67,6 @@ def smoothed_cross_entropy(
     share = as_option(label_smoothing, dtype)
     label_weights = jnp.ones_like(labels, dtype) if label_weights is None else label_weights
     if class_weights is None:
-        class_weights = jnp.ones([n if i == axis else 1 for i, n in enumerate(logits.shape)], dtype)
+        class_weights = jnp.ones([1] * logits.ndim, dtype)  # the same for all classes
     weights = (1 - share) * label_weights, share * class_weights / logits.shape[axis]
     return weighted_negative_log_prob(logits, labels, *weights, axis)

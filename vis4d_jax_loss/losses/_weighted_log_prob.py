@@ -3,6 +3,7 @@
 It is computed in the forms of ``_negative_log_prob.py``.
 """
 
+import operator
 from functools import partial
 
 import jax
@@ -31,8 +32,9 @@ def weighted_negative_log_prob(
     """Add up the negative log-probabilities of the label and of each class, with weights.
 
     It is 0 where the label is negative. The class weights have the shape of the logits, or size 1
-    on every axis but ``axis``. A class of weight 0 costs nothing. Without label weights, only the
-    sign of a label counts. All weights have the dtype of the loss, and no padding.
+    on every axis but ``axis``, or on all axes if all classes have the same weight. A class of
+    weight 0 costs nothing. Without label weights, only the sign of a label counts. All weights have
+    the dtype of the loss, and no padding.
     """
     return per_platform(_weighted_losses, axis, logits, labels, label_weights, class_weights)
 
@@ -82,7 +84,8 @@ def _total(class_weights: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
 
 @_total.defjvp
 def _total_jvp(axis, primals, tangents):
-    return _total(*primals, axis), jnp.sum(tangents[0], axis=axis, keepdims=True)
+    change = _sum_over_classes(tangents[0], primals[1], axis)
+    return _total(*primals, axis), jnp.expand_dims(change, axis)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -106,7 +109,14 @@ def _weighted_losses(form, axis, logits, labels, label_weights, class_weights):
         return _multiply(weight, logit - shift)
 
     loss = _totals(form, axis, logits, class_weights) * rest
-    loss -= sum_classes(form, weighted, axis, class_weights, logits, per_element=shift)
+    if class_weights.size == 1:
+        # A CPU would store ``logit - shift``. The logit of the label has the usual size, too.
+        usual = jnp.where(jnp.abs(label_logit) < jnp.inf, label_logit, 0)
+        total = sum_classes(form, operator.sub, axis, logits, per_element=usual)
+        total += logits.shape[axis] * (usual - shift)
+        loss -= _multiply(class_weights.squeeze(axis), total)
+    else:
+        loss -= sum_classes(form, weighted, axis, class_weights, logits, per_element=shift)
     if label_weights is not None:
         loss -= _multiply(label_weights, label_logit - shift - rest)
     return jnp.where(labels < 0, 0, loss)
@@ -114,8 +124,13 @@ def _weighted_losses(form, axis, logits, labels, label_weights, class_weights):
 
 def _totals(form, axis, logits, class_weights):
     if class_weights.shape != logits.shape:
-        return jnp.sum(class_weights, axis=axis)
+        return _sum_over_classes(class_weights, logits, axis)
     return sum_classes(form, lambda weight: weight, axis, class_weights)
+
+
+def _sum_over_classes(weights, logits, axis):
+    total = jnp.sum(weights, axis=axis)
+    return total if weights.shape[axis] > 1 else logits.shape[axis] * total
 
 
 def _multiply(weight: jax.Array, logit: jax.Array) -> jax.Array:

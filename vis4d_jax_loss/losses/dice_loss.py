@@ -124,11 +124,10 @@ def dice_loss(
     sign = jnp.where(jnp.expand_dims(labels.skipped, axis), 0, sign)
     true, false = soft_counts(logits, sign, axis)
     sizes = _sizes(classes, num_classes, true.dtype)
-    valid, invalid = _has_pixels(labels, true.dtype)
+    counts = [true, false, sizes, *_has_pixels(labels, true.dtype)]
     if axis_name is not None:
-        true, false, sizes, valid, invalid = lax.psum(
-            (true, false, sizes, valid, invalid), axis_name
-        )
+        counts = [lax.psum(count, axis_name) for count in counts]
+    true, false, sizes, valid, invalid = counts
 
     # The formula, in a form that cannot be negative.
     errors = as_option(alpha, true.dtype) * false

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from vis4d_jax_loss._box_pairs import on_pairs
 from vis4d_jax_loss._checks import check_number, fail
 from vis4d_jax_loss._reduce_loss import reduce_loss
 from vis4d_jax_loss.base import Loss
-from vis4d_jax_loss.box import paired_iou
+from vis4d_jax_loss.box import IOU
 from vis4d_jax_loss.losses._inputs import read_boxes
 from vis4d_jax_loss.reducer import LossReducer, identity_loss
 
@@ -67,7 +68,7 @@ def iou_loss(
     _check_mode_and_eps("iou_loss", mode, eps)
     pred, target, mask = read_boxes("iou_loss", pred, target, where)
 
-    iou = paired_iou(pred, target)
+    iou = on_pairs(IOU, pred, target)
     # XLA may round an eps below the smallest normal number to 0, and log(0) is infinite. At eps
     # itself the whole gradient passes, as in vis4d; jnp.maximum would halve it. NaN stays NaN.
     tiny = float(jnp.finfo(iou.dtype).tiny)
