@@ -474,9 +474,9 @@ def box3d_uncertainty_loss(figure: Figure) -> None:
             losses = vjl.box3d_uncertainty_loss(pred, target, label, num_rotation_bins=1)
             return losses["loss_unc3d"]
 
-        curve(value, slope, np.linspace(0, 1.2, 601), loss, f"error of the depth {error:g}")
+        curve(value, slope, np.linspace(0, 1.2, 601), loss, f"depth wrong by {error:g}")
     value.set(title="Only accurate depths teach confidence", ylim=(0, 4))
-    value.legend()
+    value.legend(loc="upper right", bbox_to_anchor=(0.98, 1.02))
 
 
 def velo_lstm_loss(figure: Figure) -> None:

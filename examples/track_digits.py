@@ -7,7 +7,7 @@ step:
 
 * Masks: digit or background, at two resolutions, blurred edges ignored: `MultiLevelSegLoss`.
 * Boxes: `IoULoss` and `SmoothL1Loss`.
-* Identities: `MultiPosCrossEntropyLoss`, and `EmbeddingDistanceLoss` with hard-negative mining.
+* Identities: `QDTrackInstanceSimilarityLoss`, which also mines hard negatives.
 
 Masks are predicted from the frames alone. A box and an identity are predicted for each click, a
 point near the middle of a digit. The picture shows digits that the network was not trained on.
@@ -35,12 +35,12 @@ from flax import nnx
 from scipy.special import softmax
 
 from vis4d_jax_loss import (
-    EmbeddingDistanceLoss,
     IoULoss,
     LossModule,
     LossTerm,
     MultiLevelSegLoss,
-    MultiPosCrossEntropyLoss,
+    QDTrackInstanceSimilarityLoss,
+    QDTrackInstanceSimilarityLosses,
     SmoothL1Loss,
     data_key,
     iou_loss,
@@ -132,26 +132,12 @@ predict = nnx.jit(Tracker.__call__)
 # ---------------------------------------------------------------------------- losses, training
 
 
-def identity_losses(embeddings: jax.Array, identity: jax.Array) -> Arrays:
-    """Compare all rows ``[2, R]`` of a scene, within and across its two frames."""
-    embeddings, identity = embeddings.reshape(-1, embeddings.shape[-1]), identity.reshape(-1)
-    valid = identity >= 0
-    pair = valid[:, None] & valid[None, :]
-    same = (identity[:, None] == identity[None, :]).astype(jnp.int32)
-    # Each row matches itself, so ignore the diagonal.
-    same = jnp.where(jnp.eye(len(valid), dtype=bool), -1, same)
-    weight = valid.astype(embeddings.dtype)
-    unit = embeddings * jax.lax.rsqrt((embeddings**2).sum(-1, keepdims=True) + 1e-6)
-    dot, cosine = embeddings @ embeddings.T, unit @ unit.T
-    return {
-        "track": MultiPosCrossEntropyLoss()(dot, same, weight, weight.sum(), where=pair),
-        "dist": EmbeddingDistanceLoss()(cosine, same, where=pair),
-    }
-
-
-def mean_identity_losses(embeddings: jax.Array, identity: jax.Array) -> Arrays:
-    """Average the losses of `identity_losses` over the scenes of a batch."""
-    return jax.tree.map(jnp.mean, jax.vmap(identity_losses)(embeddings, identity))
+def identity_losses(embeddings: jax.Array, identity: jax.Array) -> QDTrackInstanceSimilarityLosses:
+    """Compare all rows ``[B, 2, R]`` of a scene, within and across its two frames."""
+    rows, ids = (x.reshape(len(x), -1, *x.shape[3:]) for x in (embeddings, identity))
+    valid = ids >= 0
+    loss = QDTrackInstanceSimilarityLoss()
+    return loss(rows, rows[None], ids, ids[None], key_where=valid, ref_where=valid[None])
 
 
 MASKS = {"outputs": pred_key("levels"), "target": data_key("masks")}
@@ -162,7 +148,7 @@ objective = LossModule(
         "mask": LossTerm(MultiLevelSegLoss(feature_idx=(0, 1), weights=(1.0, 0.5)), inputs=MASKS),
         "iou": LossTerm(IoULoss(mean_loss, mode="square"), weight=2.0, inputs=BOXES),
         "l1": LossTerm(SmoothL1Loss(mean_loss), weight=0.05, inputs=BOXES),
-        "who": LossTerm(mean_identity_losses, inputs=ROWS),
+        "who": LossTerm(identity_losses, {"track_loss": 4.0}, inputs=ROWS),
     }
 )
 

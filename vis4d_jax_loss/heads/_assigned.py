@@ -1,5 +1,6 @@
 """What several heads share: their inner losses, assigned targets, and the outputs of a class."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from jax import lax
 
 from vis4d_jax_loss._checks import describe, fail
 from vis4d_jax_loss._mesh_axis import AxisName
-from vis4d_jax_loss._numerics import fill_masked, safe_divide
+from vis4d_jax_loss._numerics import fill_masked
 from vis4d_jax_loss.losses._negative_log_prob import is_label
 from vis4d_jax_loss.reducer import OverAxis, sum_loss
 
@@ -51,7 +52,12 @@ def average(
     if isinstance(target, jax.Array):  # JAX may wrap wide labels of NumPy
         target = lax.stop_gradient(target)
     total = loss(pred, target, reducer=reducer, where=where)
-    return safe_divide(total, divisor.astype(total.dtype))
+    # Not by safe_divide, whose derivative makes two losses slower than this on a CPU.
+    empty = divisor == 0
+    return jnp.where(empty, 0, total / jnp.where(empty, 1, divisor).astype(total.dtype))
+
+
+_FEW = 16  # So many outputs per class are scattered on a CPU.
 
 
 # The derivative is written out: JAX's own would scatter into an array of zeros, not write it once.
@@ -61,15 +67,21 @@ def of_class(outputs: jax.Array, classes: jax.Array, where: jax.Array) -> jax.Ar
 
     Masked rows may have any class.
     """
-    if any(axes is not None for axes in jax.typeof(outputs).sharding.spec):
-        return _masked_sum(outputs, classes, where)  # JAX cannot gather from such arrays.
-    return _gather(outputs, classes, where)
+    return (_masked_sum if _is_sharded(outputs) else _gather)(outputs, classes, where)
 
 
 @of_class.defjvp
 def _of_class_jvp(primals, tangents):
     outputs, classes, where = primals
-    return of_class(outputs, classes, where), _masked_sum(tangents[0], classes, where)
+    change = tangents[0], classes, where
+    if _is_sharded(outputs) or math.prod(outputs.shape[2:]) > _FEW:
+        return of_class(*primals), _masked_sum(*change)
+    return of_class(*primals), lax.platform_dependent(*change, cpu=_gather, default=_masked_sum)
+
+
+def _is_sharded(x: jax.Array) -> bool:
+    """Whether it is sharded explicitly. JAX cannot gather from such arrays."""
+    return any(axes is not None for axes in jax.typeof(x).sharding.spec)
 
 
 # Called without jit, jax.debug_nans would stop at NaN in padding.
