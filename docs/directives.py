@@ -102,8 +102,9 @@ class Losses(SphinxDirective):
             self.env.note_dependency(str(gallery / f"{page}.md"))
             reference = (gallery / f"{page}.md").read_text().partition("## Reference")[2]
             functions, modules = (
-                ", ".join(f"`{name}`" for name in re.findall(rf"auto{kind}:: (\w+)", reference))
+                ", ".join(f"`{name}`" for name in names if not name.endswith("Losses"))
                 for kind in ("function", "class")
+                for names in [re.findall(rf"auto{kind}:: (\w+)", reference)]
             )
             picture = f"[![{alt}](gallery/pictures/{page}_small.png)](gallery/{page}.md)"
             task = f"[{task}](gallery/{page}.md)"
