@@ -158,6 +158,19 @@ def search_problems(browser: Browser) -> list[str]:
     return problems
 
 
+def folder_problems(browser: Browser, site: Path) -> list[str]:
+    """Open the site as files, without a server: it must look right and find pages."""
+    browser.site = site.as_uri()
+    browser.open("index.html", WIDTHS[0])
+    problems = browser.run(PROBLEMS, WIDTHS[0])
+    browser.open("search.html?q=dice", WIDTHS[0])
+    try:
+        browser.wait("return document.querySelector('#search-results li a')")
+    except TimeoutError:
+        problems.append("the search finds nothing")
+    return [f"from a plain folder: {problem}" for problem in problems]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("site", type=lambda folder: Path(folder).resolve())
@@ -171,6 +184,7 @@ def main() -> None:
         with browser_of(options.site) as browser:
             problems += rendering_problems(browser, options.site, options.screenshots)
             problems += search_problems(browser)
+            problems += folder_problems(browser, options.site)
     print("\n".join(problems) or "No problems found.")
     sys.exit(bool(problems))
 
