@@ -164,6 +164,8 @@ def main() -> None:
     parser.add_argument("--screenshots", type=Path)
     parser.add_argument("--only-links", action="store_true")
     options = parser.parse_args()
+    if not built(options.site):
+        sys.exit(f"There are no pages in {options.site}.")
     problems = broken_links(options.site)
     if not options.only_links:
         with browser_of(options.site) as browser:

@@ -97,7 +97,7 @@ def check_every_public_name(app, env) -> None:
     for name in vis4d_jax_loss.__all__:
         if f"vis4d_jax_loss.{name}" not in entries:
             logging.getLogger(__name__).warning("%s is public but has no entry on any page", name)
-        if not re.search(rf"^(\.\. auto\w+:: )?{name}$", reference, re.MULTILINE):
+        if not re.search(rf"^(\.\. \w+:: )?{name}$", reference, re.MULTILINE):
             logging.getLogger(__name__).warning("%s is public but on no page of docs/api", name)
 
 
