@@ -92,7 +92,7 @@ def assign(
     boxes = jnp.where(labels[:, None] >= 0, boxes, 0)
     iou = jnp.where(usable[:, None], pairwise_iou(candidates, boxes), 0)
     matched, best = iou.argmax(1), iou.max(1)
-    closest = ((iou == iou.max(0)) & (iou > 0)).any(1)
+    closest = ((iou == iou.max(0, keepdims=True)) & (iou > 0)).any(1)
     positive = (best >= above) | closest
     negative = usable & (best < below) & ~positive
     return Assigned(
@@ -115,23 +115,24 @@ def suppress(boxes: jax.Array, overlap: float) -> jax.Array:
 # ---------------------------------------------------------------------------- average precision
 
 
-def find_hits(
+def find_boxes(
     found: dict[str, np.ndarray], boxes: np.ndarray, labels: np.ndarray, overlap: float
 ) -> np.ndarray:
-    """Which detections ``[B, P]``, best first, find a true box of their class.
+    """The true box ``[B, P]`` of each detection, or -1 for a wrong detection.
 
-    Each takes the free true box ``[B, M, 4]`` with the largest IoU, if it is at least `overlap`.
+    Each detection, best first, takes the free true box ``[B, M, 4]`` of its class with the largest
+    IoU, if it is at least `overlap`. Boxes with label -1 are padding, detections with score 0 too.
     """
-    boxes = np.where(labels[..., None] >= 0, boxes, 0)
-    iou = np.array(pairwise_iou(found["boxes"], boxes))
+    iou = np.array(pairwise_iou(found["boxes"], np.where(labels[..., None] >= 0, boxes, 0)))
     iou[(iou < overlap) | (found["label"][..., None] != labels[:, None])] = 0
     iou[found["score"] == 0] = 0
-    hits, images = np.zeros(found["score"].shape, bool), np.arange(len(boxes))
-    for rank in range(hits.shape[1]):
+    matched, images = np.full(found["score"].shape, -1), np.arange(len(boxes))
+    for rank in range(iou.shape[1]):
         best = iou[:, rank].argmax(-1)
-        hits[:, rank] = iou[images, rank, best] > 0
-        iou[images[hits[:, rank]], :, best[hits[:, rank]]] = 0
-    return hits
+        hit = iou[images, rank, best] > 0
+        matched[hit, rank] = best[hit]
+        iou[images[hit], :, best[hit]] = 0
+    return matched
 
 
 def precision_curve(score: np.ndarray, hit: np.ndarray, total: int) -> tuple[np.ndarray, ...]:
@@ -146,7 +147,7 @@ def average_precision(
     found: dict[str, np.ndarray], boxes: np.ndarray, labels: np.ndarray, overlap: float
 ) -> float:
     """The area under the curve of precision over recall, averaged over the classes."""
-    hits, areas = find_hits(found, boxes, labels, overlap), []
+    hits, areas = find_boxes(found, boxes, labels, overlap) >= 0, []
     for label in np.unique(labels[labels >= 0]):
         of_class = (found["score"] > 0) & (found["label"] == label)
         total = (labels == label).sum()

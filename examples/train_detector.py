@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from command_line import ProgressBar, parse, run, say
-from detection import assign, average_precision, decode, make_anchors, suppress
+from detection import Assigned, assign, average_precision, decode, make_anchors, suppress
 from detector_figure import draw
 from digit_scenes import SIZE, Digits, load_digits, make_scenes
 from flax import nnx
@@ -89,6 +89,8 @@ class Detector(nnx.Module):
 
 def best_proposals(objectness: jax.Array, deltas: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The best proposals of an image ``[P, 4]``, and a mask of those without a better rival."""
+    # The second stage must not move the boxes that it reads.
+    objectness, deltas = jax.lax.stop_gradient((objectness, deltas))
     _, best = jax.lax.top_k(objectness[:, 0], PROPOSALS)
     proposals = jnp.clip(decode(deltas[best], ANCHORS[best]), 0, SIZE)
     return proposals, suppress(proposals, 0.7)
@@ -114,24 +116,37 @@ def detect(model: Detector, frames: jax.Array) -> Arrays:
 FIRST = {
     "cls_outs": pred_key("objectness"),
     "reg_outs": pred_key("deltas"),
-    "labels": data_key("first.object"),
-    "bbox_targets": data_key("first.deltas"),
-    "label_where": data_key("first.sampled"),
+    "labels": data_key("anchors.label"),
+    "bbox_targets": data_key("anchors.deltas"),
+    "label_where": data_key("anchors.sampled"),
 }
 SECOND = {
-    "class_outs": pred_key("logits"),
-    "regression_outs": pred_key("refined"),
-    "labels": data_key("second.label"),
-    "bbox_targets": data_key("second.deltas"),
-    "where": data_key("second.sampled"),
+    "class_outs": pred_key("class_logits"),
+    "regression_outs": pred_key("class_deltas"),
+    "labels": data_key("proposals.label"),
+    "bbox_targets": data_key("proposals.deltas"),
+    "where": data_key("proposals.sampled"),
 }
-box_loss = SmoothL1Loss(beta=1.0)
 objective = LossModule(
     {
-        "rpn": LossTerm(RPNLoss(loss_bbox=box_loss), inputs=FIRST),
-        "rcnn": LossTerm(RCNNLoss(CLASSES, loss_bbox=box_loss), inputs=SECOND),
+        "rpn": LossTerm(RPNLoss(loss_bbox=SmoothL1Loss()), inputs=FIRST),
+        "rcnn": LossTerm(RCNNLoss(CLASSES, loss_bbox=SmoothL1Loss()), inputs=SECOND),
     }
 )
+
+
+def assign_anchors(keys: jax.Array, boxes: jax.Array, labels: jax.Array) -> Assigned:
+    """What the first stage should predict at the anchors: class 1 for every digit."""
+    rule = partial(assign, below=0.3, above=0.6, count=64, share=0.5)
+    everywhere, is_digit = jnp.ones(len(ANCHORS), bool), jnp.where(labels >= 0, 1, -1)
+    return jax.vmap(rule, (0, None, None, 0, 0))(keys, ANCHORS, everywhere, boxes, is_digit)
+
+
+def assign_proposals(keys: jax.Array, *images: jax.Array) -> Assigned:
+    """What the second stage should predict: the last class is the background."""
+    rule = partial(assign, below=0.5, above=0.5, count=32, share=0.5)
+    targets = jax.vmap(rule)(keys, *images)
+    return targets._replace(label=jnp.where(targets.label >= 0, targets.label, CLASSES))
 
 
 def run_stages(model: Detector, images: Arrays, key: jax.Array) -> tuple[Arrays, Arrays]:
@@ -139,45 +154,37 @@ def run_stages(model: Detector, images: Arrays, key: jax.Array) -> tuple[Arrays,
     boxes, labels = images["boxes"], images["label"]
     keys = jax.random.split(key, (2, len(boxes)))
     first = model.propose(images["frames"])
-    rule = partial(assign, below=0.3, above=0.6, count=64, share=0.5)
-    in_image = (0, None, None, 0, 0)
-    everywhere = jnp.ones(len(ANCHORS), bool)
-    first_targets = jax.vmap(rule, in_image)(keys[0], ANCHORS, everywhere, boxes, labels)
+    anchors = assign_anchors(keys[0], boxes, labels)
 
-    outs = jax.lax.stop_gradient((first["objectness"], first["deltas"]))
-    proposals, usable = jax.vmap(best_proposals)(*outs)
     # The true boxes are proposals, too: at first there are no others on the digits.
+    proposals, usable = jax.vmap(best_proposals)(first["objectness"], first["deltas"])
     valid = labels >= 0
     proposals = jnp.concatenate([proposals, jnp.where(valid[..., None], boxes, 0)], axis=1)
     usable = jnp.concatenate([usable, valid], axis=1)
-    rule = partial(assign, below=0.5, above=0.5, count=32, share=0.5)
-    targets = jax.vmap(rule)(keys[1], proposals, usable, boxes, labels)
+    targets = assign_proposals(keys[1], proposals, usable, boxes, labels)
     second = model.refine(first["maps"], proposals)
-    logits, refined, label, deltas, sampled = (
-        x.reshape(-1, *x.shape[2:]) for x in (*second, *targets)
-    )
-    predicted = first | {"logits": logits, "refined": refined}
-    label = jnp.where(label >= 0, label, CLASSES)
-    return predicted, {
-        "first": {"object": (first_targets.label >= 0).astype(int)}
-        | {"deltas": first_targets.deltas, "sampled": first_targets.sampled},
-        "second": {"label": label, "deltas": deltas, "sampled": sampled},
-    }
+
+    # The second loss takes the proposals of all images in one row.
+    second, targets = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (second, targets))
+    outputs = first | dict(zip(("class_logits", "class_deltas"), second, strict=True))
+    return outputs, {"anchors": anchors, "proposals": targets}
 
 
 def make_images(digits: Digits, rng: np.random.Generator, scenes: int) -> Arrays:
-    """Frames, boxes and labels of scenes, with both frames of each scene as images."""
+    """Frames, boxes and labels of scenes. First come the first frames of all scenes."""
     made = make_scenes(digits, rng, scenes, clicks=1)
-    return {key: np.concatenate([*made[key]]) for key in ("frames", "boxes", "label")}
+    return {
+        key: np.concatenate([*made[key].swapaxes(0, 1)]) for key in ("frames", "boxes", "label")
+    }
 
 
-def train(model: Detector, digits: Digits, options: Any) -> tuple[list[Arrays], int]:
+def train(model: Detector, digits: Digits, steps: int, seed: int) -> tuple[list[Arrays], int]:
     """Train a model in place. Returns the metrics of each step, and how often JAX traced it."""
     graph, params = nnx.split(model, nnx.Param)
-    rate = optax.warmup_cosine_decay_schedule(0.0, 4e-3, options.steps // 10, options.steps)
+    rate = optax.warmup_cosine_decay_schedule(0.0, 4e-3, steps // 10, steps)
     optimizer = optax.adamw(rate)
     state, history, traces = optimizer.init(params), [], 0
-    rng, key = np.random.default_rng(options.seed), jax.random.key(options.seed)
+    rng, key = np.random.default_rng(seed), jax.random.key(seed)
 
     @jax.jit
     def train_step(params: nnx.State, state: optax.OptState, images: Arrays, key: jax.Array):
@@ -191,14 +198,14 @@ def train(model: Detector, digits: Digits, options: Any) -> tuple[list[Arrays], 
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, metrics
 
-    with ProgressBar(options.steps) as bar:
-        for index in range(options.steps):
+    with ProgressBar(steps) as bar:
+        for index in range(steps):
             images = make_images(digits, rng, SCENES_PER_STEP)
             key, step_key = jax.random.split(key)
             params, state, metrics = train_step(params, state, images, step_key)
             history.append(metrics)
             # Reading a metric waits for the device, so read only every tenth step.
-            if index % 10 == 0 or index == options.steps - 1:
+            if index % 10 == 0 or index == steps - 1:
                 bar.set_postfix_str(f"loss {metrics['loss']:.3f}", refresh=False)
             bar.update()
     nnx.update(model, params)
@@ -230,7 +237,7 @@ def main(argv: list[str] | None = None) -> None:
 
     say("compiling the training step, about 10 s ...")
     start = time.perf_counter()
-    history, traces = train(model, training, options)
+    history, traces = train(model, training, options.steps, options.seed)
     seconds = time.perf_counter() - start
     found = jax.device_get(detect(model, images["frames"]))
     after = evaluate(found, images)
@@ -238,7 +245,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"\n{'digits not seen in training':<30}{'before':>8}{'after':>8}")
     for name in after:
         print(f"{name:<30}{before[name]:>8.3f}{after[name]:>8.3f}")
-    draw(images, found, history, after, options.out)
+    draw(images, found, history, options.out)
     print(f"\n{options.steps} steps in {seconds:.0f} s, traced {traces} time(s)")
     print(f"picture: {options.out}")
 
