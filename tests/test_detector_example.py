@@ -140,6 +140,10 @@ def test_average_precision_matches_a_hand_count(detection):
     # Recall 0.5, 0.5, 1; precision 1, 1/2, 2/3.
     one_class = detection.average_precision(found, BOXES, np.array([[1, 1, -1]]), 0.5)
     assert one_class == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    # Recall 0, 0.5, 1; precision 0, 1/2, 2/3. The best precision at this recall or more counts.
+    late = detections([wrong, first, second], [1, 1, 1], [0.9, 0.8, 0.7])
+    late_ones = detection.average_precision(late, BOXES, np.array([[1, 1, -1]]), 0.5)
+    assert late_ones == pytest.approx(2 / 3)
     # Class 1 has one box, which is found first. Class 2 has one box, which no detection finds.
     two_classes = detection.average_precision(found, BOXES, np.array([[1, 2, -1]]), 0.5)
     assert two_classes == pytest.approx((1 + 0) / 2)
