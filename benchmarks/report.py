@@ -10,12 +10,12 @@ import argparse
 import json
 from pathlib import Path
 
+import plot
 import results
 import targets
 
 DOCS = Path(__file__).parent.parent / "docs"
 NAMES = dict(plain="plain JAX", optax="optax", reference="PyTorch")
-COLORS = dict(ours="#0072B2", best="#E69F00", limit="#444444")  # of the Okabe-Ito palette
 
 Measured = dict[str, dict]
 
@@ -62,6 +62,19 @@ def summary(measured: Measured) -> str:
             lines = [f"{r['row']}: {targets.of_ours(r, unit):.2f}" for r in costly]
             parts.append(_list(f"**{name}**, in {unit} of the compiled program:", lines))
     return "\n\n".join(parts)
+
+
+def headline(content: dict) -> str:
+    """Return the sentence of the start page."""
+    measured = content["results"]
+    median = sorted(results.best_alternative(r)[1] for r in measured)[len(measured) // 2]
+    fast = sum(not results.is_slower(r) for r in measured)
+    return (
+        f"- **Fast.** In {fast} of {len(measured)} measurements on a CPU, neither plain JAX nor "
+        "optax is faster, and in the median\n"
+        f"  the better of them takes {_digits(median)} times as long. "
+        "[Performance](performance.md) begins with the losses that\n  are slower."
+    )
 
 
 def _list(head: str, lines: list[str]) -> str:
@@ -147,21 +160,23 @@ def allocators(content: dict) -> str:
     )
 
 
-def compiled_table(measured: Measured) -> str:
+def compiled_tables(measured: Measured) -> str:
     """One line per loss with what the compilers for an H100 and a TPU v5e make of it."""
     units = {t: unit for t, unit in (("h100", "bytes"), ("v5e", "cycles")) if t in measured}
     rows = {t: {r["row"]: r for r in measured[t]["results"]} for t in units}
-    heads, lines = ["loss", "size"], []
+    heads = ["loss", "size"]
     for target, unit in units.items():
         name = dict(h100="H100", v5e="v5e")[target]
         heads += [f"{name}: kernels", unit, "best other"]
+    tables: dict[str, list[list[str]]] = {}
     for name, first in next(iter(rows.values())).items():
         cells = [name, _short_size(first)]
         for target, unit in units.items():
             cells += _compiled_cells(rows[target].get(name), unit)
-        lines.append(cells)
+        tables.setdefault(first["family"], []).append(cells)
+    parts = [f"### Compiled: {name}\n\n{markdown(heads, lines)}" for name, lines in tables.items()]
     versions = " and ".join(dict.fromkeys(measured[t]["about"]["jax"] for t in units))
-    return f"{markdown(heads, lines)}\n\nCompiled with jax {versions}."
+    return "\n\n".join([*parts, f"Compiled with jax {versions}."])
 
 
 def _compiled_cells(result: dict | None, unit: str) -> list[str]:
@@ -192,65 +207,6 @@ def messages_table(content: dict) -> str:
     return f"{markdown(heads, lines)}\n\nCompiled with jax {content['about']['jax']}."
 
 
-def bars(measured: Measured) -> dict[str, list[tuple[str, float, float | None]]]:
-    """Return per target: row, our cost and that of the best alternative, in passes."""
-    panels: dict[str, list] = {}
-    if "cpu" in measured:
-        rows = by_row([r for r in measured["cpu"]["results"] if r["dtype"] == "float32"])
-        panels["time on this CPU"] = [
-            (name, results.passes(r), results.passes(r) * results.best_alternative(r)[1])
-            for name, (*_, r) in rows.items()
-        ]
-    for target, title in (("h100", "bytes on an H100"), ("v5e", "cycles on a TPU v5e")):
-        if target in measured:
-            unit = targets.MEASURE[target]
-            panels[title] = [
-                (
-                    r["row"],
-                    targets.multiple(r, "ours", unit),
-                    best and targets.multiple(r, best, unit),
-                )
-                for r in measured[target]["results"]
-                for best in [targets.best_alternative(r, unit)]
-            ]
-    return panels
-
-
-def plot(measured: Measured, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    panels = bars(measured)
-    names = list(dict.fromkeys(name for panel in panels.values() for name, *_ in panel))
-    position = {name: i for i, name in enumerate(names)}
-    figure, axes = plt.subplots(
-        *(1, len(panels)),
-        figsize=(13, 1.2 + 0.36 * len(names)),
-        layout="constrained",
-        sharey=True,
-        squeeze=False,
-    )
-    for axis, (title, panel) in zip(axes.flat, panels.items(), strict=True):
-        for offset, column, label, color in (
-            (-0.19, 1, "ours", COLORS["ours"]),
-            (0.19, 2, "best alternative", COLORS["best"]),
-        ):
-            drawn = [(position[row[0]] + offset, row[column]) for row in panel if row[column]]
-            axis.barh(*zip(*drawn, strict=True), height=0.36, color=color, label=label)
-        axis.axvline(1, color=COLORS["limit"], linestyle="--", label="one pass over the data")
-        axis.set(xscale="log", xlim=(0.5, None), title=title, xlabel="multiples of one pass")
-        axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-        axis.grid(axis="x", color="#dddddd", linewidth=0.6)
-        axis.set_axisbelow(True)
-    axes[0, 0].set_yticks(range(len(names)), names)
-    axes[0, 0].invert_yaxis()
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=110)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
@@ -259,13 +215,14 @@ def main() -> None:
     compiled = {t: content for t, content in measured.items() if t in ("h100", "v5e")}
     if "cpu" in measured:
         insert(page, "cpu", cpu_tables(measured["cpu"]))
+        insert(DOCS / "index.md", "headline", headline(measured["cpu"]))
         if measured["cpu"]["about"].get("allocators"):
             insert(page, "allocators", allocators(measured["cpu"]))
     if compiled:
-        insert(page, "compiled", compiled_table(compiled))
+        insert(page, "compiled", compiled_tables(compiled))
     if compiled or "cpu" in measured:
         insert(page, "slower", summary(measured))
-        plot(measured, DOCS / "performance.png")
+        plot.draw(measured, DOCS / "performance.png")
     if "chips" in measured:
         insert(DOCS / "many_devices.md", "sent", messages_table(measured["chips"]))
 

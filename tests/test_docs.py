@@ -2,12 +2,15 @@
 
 import doctest
 import importlib
+import inspect
+import json
 import pkgutil
 import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import publish
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -37,14 +40,15 @@ SHOWN = [
 
 NEEDS = {
     "checkify": needs_flax("0.12", "nnx.merge(..., copy=True)"),
-    "composition": needs_flax("0.11", "nnx.Optimizer.update(model, gradient)"),
     "many_devices": needs_jax("0.7.2", "jax.set_mesh"),
     "mixed_precision": needs_jax("0.8", "jax.enable_x64"),
 }
 
 
 def page_with_its_needs(page):
-    return pytest.param(page, id=page.stem, marks=NEEDS.get(page.stem, ()))
+    trains = "nnx.Optimizer(" in page.read_text()
+    default = needs_flax("0.11", "nnx.Optimizer.update(model, gradient)") if trains else ()
+    return pytest.param(page, id=page.stem, marks=NEEDS.get(page.stem, default))
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -74,6 +78,26 @@ def test_every_loss_has_a_gallery_page(name):
     assert f"{{formula}} {page_name}" in page or "$$" in page
 
 
+@pytest.mark.parametrize("page", ["which_loss", "conventions", "gallery/index"])
+def test_every_loss_is_in_the_overview(page):
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    names = set(LOSSES) - {"identity_loss", "mean_loss", "sum_loss"}
+    if page == "gallery/index":
+        names = {PAGES_OF_SEVERAL.get(name, name) for name in names}
+    assert sorted(name for name in names if name not in text) == []
+
+
+def test_the_conventions_give_the_order_of_arguments():
+    text = (ROOT / "docs" / "conventions.md").read_text().partition("## What a loss returns")[0]
+    rows = re.findall(r"^\| (`.+`) \| `(.+)` \| `?(\w+)`?.* \|$", text, re.MULTILINE)
+    assert len(rows) > 5
+    for losses, inputs, following in rows:
+        for loss in re.findall(r"`(\w+)`", losses):
+            names = list(inspect.signature(NAMES[loss]).parameters)
+            expected = [*inputs.split(", "), *([following] if following != "none" else [])]
+            assert names[: len(expected)] == expected, loss
+
+
 @pytest.mark.parametrize(("path", "name"), SHOWN)
 def test_every_function_that_a_page_shows_exists(path, name):
     assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE)
@@ -89,3 +113,18 @@ def test_every_public_name_is_in_the_readme():
     named = set(vis4d_jax_loss.__all__) - TYPES - {"LossReducer"}
     named -= {name for name in named if name.endswith("Losses")}  # what heads return
     assert [name for name in sorted(named) if name not in readme] == []
+
+
+def test_the_site_of_each_version_is_published_beside_the_others(tmp_path):
+    site, folder = tmp_path / "site", tmp_path / "pages"
+    (site / ".doctrees").mkdir(parents=True)
+    for version in ("0.9.0", "0.10.0", "0.10.1rc1", "0.9.0"):
+        (site / "index.html").write_text(f"{version}, built again")
+        publish.publish(site, folder, version, "https://example.org/docs")
+    entries = json.loads((folder / "versions.json").read_text())
+    assert [entry["version"] for entry in entries] == ["0.10.0", "0.9.0", "0.10.1rc1"]
+    assert [entry["preferred"] for entry in entries] == [True, False, False]
+    assert entries[1]["url"] == "https://example.org/docs/0.9.0/"
+    assert "./0.10.0/index.html" in (folder / "index.html").read_text()
+    assert (folder / "0.9.0" / "index.html").read_text() == "0.9.0, built again"
+    assert not (folder / "0.9.0" / ".doctrees").exists()

@@ -70,9 +70,9 @@ def qdtrack_instance_similarity_loss(
     For each pair of a key image and a reference image, with N and M objects,
 
     .. math::
-        \ell_\mathrm{track} = \frac{0.25}{10^{-5} + \sum_i w_i}
-        \sum_i w_i \log \Bigl( 1 + \sum_{n} \sum_{p} e^{(s_{in} - s_{ip}) / \tau} \Bigr), \qquad
-        \ell_\mathrm{aux} = \mathrm{embedding\ distance} \Bigl(
+        \ell_\mathrm{track} &= \frac{0.25}{10^{-5} + \sum_i w_i}
+        \sum_i w_i \log \Bigl( 1 + \sum_{n} \sum_{p} e^{(s_{in} - s_{ip}) / \tau} \Bigr) \\
+        \ell_\mathrm{aux} &= \mathrm{embedding\ distance} \Bigl(
         \frac{s_{ij}}{|k_i| \, |r_j|} \Bigr)
 
     with the products :math:`s_{ij} = k_i \cdot r_j` of their embeddings. References with the

@@ -74,9 +74,9 @@ def yolox_head_loss(
     r"""Classify and regress the foreground, and predict which predictions are foreground.
 
     .. math::
-        L_\mathrm{cls} = \frac{1}{n} \sum_{a \in F} \sum_c \mathrm{BCE}(z_{ac}, t_{ac}), \quad
-        L_\mathrm{bbox} = \frac{5}{n} \sum_{a \in F} (1 - \mathrm{IoU}_a^2), \quad
-        L_\mathrm{obj} = \frac{1}{n} \sum_a \mathrm{BCE}(o_a, [a \in F])
+        L_\mathrm{cls} &= \frac{1}{n} \sum_{a \in F} \sum_c \mathrm{BCE}(z_{ac}, t_{ac}) \\
+        L_\mathrm{bbox} &= \frac{5}{n} \sum_{a \in F} (1 - \mathrm{IoU}_a^2) \\
+        L_\mathrm{obj} &= \frac{1}{n} \sum_a \mathrm{BCE}(o_a, [a \in F])
 
     with the foreground F, the predictions that a matcher such as SimOTA assigns to an object,
     :math:`n = \max(1, |F|)`, the class logits z and their targets t, and the objectness logits o.
