@@ -141,7 +141,7 @@ def _losses_of_images(
     products: jax.Array, cosines: jax.Array, same: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Both losses of a key image and a reference image, from their pairs ``[N, M]``."""
-    has_positive = jnp.any(same, axis=-1)
+    has_positive = jnp.any(same & valid, axis=-1)
     number = count_true(has_positive, products.dtype)
     reducer = SumWeightedLoss(has_positive.astype(products.dtype), number + 1e-5)
     track_loss = multi_pos_cross_entropy(products, same, reducer, where=valid)
