@@ -1,4 +1,4 @@
-"""Scenes of moving handwritten digits: the data of `track_digits.py`.
+"""Scenes of moving handwritten digits: the data of `track_digits.py` and `train_detector.py`.
 
 The digits come with scikit-learn: scans of handwriting, no download. A scene has two frames. Two to
 six digits move, turn and change in brightness from one frame to the next, over scratches and noise.
@@ -36,12 +36,12 @@ def load_digits() -> tuple[Digits, Digits]:
     return Digits(ink[:1300], label[:1300]), Digits(ink[1300:], label[1300:])
 
 
-def choose_digits(digits: Digits, rng: np.random.Generator) -> np.ndarray:
-    """Choose 2 to 6 digits, the first two from one class. Returns their ink."""
+def choose_digits(digits: Digits, rng: np.random.Generator) -> Digits:
+    """Choose 2 to 6 digits, the first two from one class."""
     chosen = rng.choice(len(digits.label), rng.integers(2, MAX_DIGITS + 1), replace=False)
     same_class = np.flatnonzero(digits.label == digits.label[chosen[0]])
     chosen[1] = rng.choice(np.setdiff1d(same_class, chosen))
-    return digits.ink[chosen]
+    return Digits(digits.ink[chosen], digits.label[chosen])
 
 
 def place(low: np.ndarray, high: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -100,7 +100,7 @@ def make_frame(
 
 def make_scene(digits: Digits, rng: np.random.Generator, clicks: int) -> dict[str, np.ndarray]:
     """Make two frames of one scene. Digits move, turn and change in brightness between them."""
-    ink, background = choose_digits(digits, rng), draw_background(rng)
+    (ink, label), background = choose_digits(digits, rng), draw_background(rng)
     height, angle = rng.uniform((16, -0.25), (22, 0.25), (len(ink), 2)).T
     low = np.stack([height, height], axis=-1) / 2
     first = place(low, SIZE - low, rng)
@@ -108,7 +108,9 @@ def make_scene(digits: Digits, rng: np.random.Generator, clicks: int) -> dict[st
     frames = []
     for centre in (first, second):
         layers = np.stack([*map(render, ink, centre, height, angle)])
-        frames.append(make_frame(layers, background, rng, clicks))
+        frame = make_frame(layers, background, rng, clicks)
+        frame["label"] = np.where(frame["valid"], label[frame["identity"]], -1).astype(np.int32)
+        frames.append(frame)
         height = height * rng.uniform(0.9, 1.1, height.shape)
         angle = angle + rng.uniform(-0.2, 0.2, angle.shape)
     return {key: np.stack([frame[key] for frame in frames]) for key in frames[0]}
@@ -128,6 +130,7 @@ def make_scenes(
         points: The clicks (x, y) ``[B, 2, R, 2]``.
         boxes: ``[B, 2, R, 4]``, NaN in padding.
         identity: Which digit of the scene a row is, ``[B, 2, R]``, -1 in padding.
+        label: Class of the digit of a row, ``[B, 2, R]``, -1 in padding.
         valid: ``[B, 2, R]``, False in padding.
     """
     scenes = [make_scene(digits, rng, clicks) for _ in range(count)]

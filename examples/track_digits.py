@@ -133,11 +133,11 @@ predict = nnx.jit(Tracker.__call__)
 
 
 def identity_losses(embeddings: jax.Array, identity: jax.Array) -> QDTrackInstanceSimilarityLosses:
-    """Compare all rows ``[B, 2, R]`` of a scene, within and across its two frames."""
-    rows, ids = (x.reshape(len(x), -1, *x.shape[3:]) for x in (embeddings, identity))
-    valid = ids >= 0
-    loss = QDTrackInstanceSimilarityLoss()
-    return loss(rows, rows[None], ids, ids[None], key_where=valid, ref_where=valid[None])
+    """Compare the rows ``[B, 2, R]`` of each frame with those of the other frame."""
+    keys, key_ids = (x.reshape(-1, *x.shape[2:]) for x in (embeddings, identity))
+    refs, ref_ids = (x[:, ::-1].reshape(1, -1, *x.shape[2:]) for x in (embeddings, identity))
+    valid = {"key_where": key_ids >= 0, "ref_where": ref_ids >= 0}
+    return QDTrackInstanceSimilarityLoss()(keys, refs, key_ids, ref_ids, **valid)
 
 
 MASKS = {"outputs": pred_key("levels"), "target": data_key("masks")}
@@ -148,7 +148,7 @@ objective = LossModule(
         "mask": LossTerm(MultiLevelSegLoss(feature_idx=(0, 1), weights=(1.0, 0.5)), inputs=MASKS),
         "iou": LossTerm(IoULoss(mean_loss, mode="square"), weight=2.0, inputs=BOXES),
         "l1": LossTerm(SmoothL1Loss(mean_loss), weight=0.05, inputs=BOXES),
-        "who": LossTerm(identity_losses, {"track_loss": 4.0}, inputs=ROWS),
+        "who": LossTerm(identity_losses, weight=4.0, inputs=ROWS),
     }
 )
 

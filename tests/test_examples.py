@@ -63,9 +63,16 @@ def test_scenes_are_padded_and_two_digits_have_one_class(example):
         # Every digit of the scene is clicked twice.
         count = row.max() + 1
         assert sorted(row[row >= 0]) == sorted([*range(count)] * 2)
-    ink = scenes_module.choose_digits(digits, np.random.default_rng(0))
-    labels = [digits.label[(digits.ink == one).all((1, 2))][0] for one in ink]
+    chosen = scenes_module.choose_digits(digits, np.random.default_rng(0))
+    labels = [digits.label[(digits.ink == ink).all((1, 2))][0] for ink in chosen.ink]
+    assert labels == chosen.label.tolist()
     assert labels[0] == labels[1]
+    # Both frames of a scene show the same digits, and the first two are of one class.
+    assert (scenes["label"][~valid] == -1).all()
+    for identity, label in zip(scenes["identity"], scenes["label"], strict=True):
+        classes = {one: set(label[identity == one]) for one in identity[identity >= 0]}
+        assert all(len(seen) == 1 for seen in classes.values())
+        assert classes[0] == classes[1]
 
 
 @pytest.mark.slow

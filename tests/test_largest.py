@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 from searches import PLATFORMS, search_of
 
 from vis4d_jax_loss._largest import largest_mask
@@ -76,3 +77,12 @@ def test_only_a_cpu_searches_in_a_loop(platform):
 
 def test_k_0_marks_nothing_even_if_every_element_has_the_highest_code():
     assert not mask_of(np.full(4, 2**32 - 1, np.uint32), 0).any()
+
+
+def test_checkify_works_under_vmap():
+    """The search of a CPU stops at a different pass for each row, which checkify refuses."""
+    values, k = jnp.array([[3.0, 1.0, 2.0], [1.0, 3.0, 2.0]]), jnp.array([1, 2])
+    search = jax.jit(checkify.checkify(jax.vmap(jax.vmap(mask_of))))
+    error, mask = search(values[None], k[None])
+    error.throw()
+    np.testing.assert_array_equal(mask[0], [[True, False, False], [False, True, True]])
