@@ -122,6 +122,11 @@ def trim_examples(app, doctree) -> None:
             block[:] = [nodes.Text(block.rawsource)]
 
 
+def write_every_page(app, env) -> set[str]:
+    """Write all pages again; Sphinx forgets the search words of pages that it does not write."""
+    return env.found_docs
+
+
 def drop_formula(app, what, name, obj, options, lines) -> None:
     """Drop the formula from a docstring, where the page shows it above by ``{formula}``."""
     page = (HERE / f"{app.env.docname}.md").read_text()
@@ -156,3 +161,4 @@ def setup(app) -> None:
     app.connect("autodoc-process-signature", name_reducers)
     app.connect("builder-inited", generate)
     app.connect("env-check-consistency", check_every_public_name)
+    app.connect("env-updated", write_every_page)

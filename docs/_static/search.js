@@ -1,19 +1,40 @@
 // What the search quotes of a page: its article, and neither the theme's buttons nor formulas.
 document.addEventListener("DOMContentLoaded", () => {
   if (typeof Search === "undefined") return; // not the page of search results
-  Search.htmlToText = (html, anchor) => {
+  const words = (element) => element.textContent.replace(/\s+/g, " ").trim();
+
+  const articleOf = (html, anchor) => {
     const page = new DOMParser().parseFromString(html, "text/html");
     const extra = ".headerlink, .column, .math, script, style, button";
     for (const element of page.querySelectorAll(extra)) element.remove();
     const id = anchor ? anchor.slice(1) : "";
-    const section = (id && page.getElementById(id)) || page.querySelector("article");
-    return section ? section.textContent.replace(/\s+/g, " ").trim() : "";
+    return (id && page.getElementById(id)) || page.querySelector("article");
   };
+
+  // Where a keyword is, in a sentence rather than in code.
+  const placeOf = (article, text, keywords) => {
+    const find = (part) =>
+      [...keywords].map((word) => part.toLowerCase().indexOf(word.toLowerCase()))
+        .find((place) => place >= 0) ?? -1;
+    for (const block of article.querySelectorAll("p, li")) {
+      const sentence = words(block);
+      const place = find(sentence);
+      const start = text.indexOf(sentence);
+      if (place >= 0 && start >= 0) return start + place;
+    }
+    return Math.max(find(text), 0);
+  };
+
+  Search.htmlToText = (html, anchor) => {
+    const article = articleOf(html, anchor);
+    return article ? words(article) : "";
+  };
+
   Search.makeSearchSummary = (html, keywords, anchor) => {
-    const text = Search.htmlToText(html, anchor);
+    const article = articleOf(html, anchor);
+    const text = article ? words(article) : "";
     if (!text) return null;
-    const places = [...keywords].map((word) => text.toLowerCase().indexOf(word.toLowerCase()));
-    const place = Math.max(places.find((found) => found >= 0) ?? 0, 0);
+    const place = placeOf(article, text, keywords);
     const before = text.slice(Math.max(place - 100, 0), place);
     const sentence = before.search(/[.:!?] [^.:!?]*$/); // begin with the sentence, or with a word
     const cut = sentence >= 0 ? sentence + 2 : place > 100 ? before.indexOf(" ") + 1 : 0;
