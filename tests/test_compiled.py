@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import every_loss, total
+from cases import CASES, HEADS, every_loss, total
 from versions import needs_jax
 
 import vis4d_jax_loss as vjl
@@ -71,7 +71,12 @@ LARGE = {
 }
 
 
-@every_loss
+# QDTrack compares all rows with all others; test_benchmarks.py has its usual size.
+@pytest.mark.parametrize(
+    "case",
+    [c for c in [*CASES, *HEADS] if c.name != "qdtrack_instance_similarity_loss"],
+    ids=repr,
+)
 def test_value_and_gradient_store_less_than_the_inputs(case):
     wrt, inputs = shapes(case, times=20_000)
     memory = compiled(step(case), wrt, inputs).memory_analysis()
