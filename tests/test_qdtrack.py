@@ -85,6 +85,21 @@ def test_padding_that_would_match_changes_nothing():
             assert np.isfinite(gradient).all()
 
 
+def test_debugging_does_not_stop_in_padding_outside_of_jit():
+    keys = jnp.asarray(np.insert(KEYS, 1, np.nan, axis=1))
+    ids = jnp.array([[5, 5, 8]]), jnp.array([[[5, 6, 7]]])
+    where = jnp.array([[True, False, True]])
+    jax.config.update("jax_debug_nans", True)
+    try:
+        gradient = jax.grad(
+            lambda keys: sum(qdtrack_instance_similarity_loss(keys, REFS, *ids, key_where=where))
+        )(keys)
+    finally:
+        jax.config.update("jax_debug_nans", False)
+    assert np.all(gradient[0, 1] == 0)
+    assert np.isfinite(gradient).all()
+
+
 @pytest.mark.parametrize("masked", ["key_where", "ref_where"])
 def test_if_everything_is_masked_losses_and_gradients_are_0(masked):
     keys, refs, *ids = random_images(views=2, images=2, keys=3, refs=4)

@@ -1,6 +1,7 @@
 """The losses of VeloLSTM, which refines and predicts the motion of 3D boxes."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -124,11 +125,19 @@ def _read_states(
     mask: jax.Array | None,
 ) -> list[jax.Array]:
     """The states that take part: predictions 3 to T, the others 2 to T. Padding is replaced."""
-    truth = lax.stop_gradient(truth[:, 1:, : preds.shape[2]])
-    arrays = {"loc_preds": preds[:, :-1], "loc_refines": refines, "gt_traj": truth}
-    for name, x in arrays.items():
-        arrays[name] = _value_checks.expect_finite(function, name, fill_masked(x, mask))
-    return to_common_float(*arrays.values())
+    arrays = dict(
+        loc_preds=_select(preds, mask, 0, -1, preds.shape[2]),
+        loc_refines=fill_masked(refines, mask),
+        gt_traj=lax.stop_gradient(_select(truth, mask, 1, truth.shape[1], preds.shape[2])),
+    )
+    finite = (_value_checks.expect_finite(function, name, x) for name, x in arrays.items())
+    return to_common_float(*finite)
+
+
+# Called without jit, jax.debug_nans would stop at NaN in what is left out.
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _select(x: jax.Array, mask: jax.Array | None, first: int, last: int, numbers: int) -> jax.Array:
+    return fill_masked(x[:, first:last, :numbers], mask)
 
 
 class VeloLSTMLoss(HeadLoss):
