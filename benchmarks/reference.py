@@ -49,7 +49,7 @@ try:
     from vis4d.op.loss.reducer import mean_loss
     from vis4d.op.motion import velo_lstm
     from vis4d.op.track import qdtrack
-except ImportError as error:
+except (ImportError, RuntimeError) as error:  # the latter from a torchvision for another torch
     available, _reason = False, str(error)
 else:
     available = True
