@@ -4,12 +4,14 @@ A row describes its inputs once. ``run.py`` draws the values; ``targets.py`` com
 shapes alone.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -21,6 +23,8 @@ class Input:
     shape: tuple[int, ...]
     draw: Draw
     dtype: type = np.float32
+    #: The axis that several chips share; None if each of them has all of the array.
+    batch_axis: int | None = 0
 
     def values(self, rng: np.random.Generator) -> np.ndarray:
         return np.asarray(self.draw(rng, self.shape), self.dtype)
@@ -28,12 +32,21 @@ class Input:
     def spec(self, float_dtype=np.float32, sharding=None) -> jax.ShapeDtypeStruct:
         """Return shape and dtype; floats in ``float_dtype``. Scalars are not sharded."""
         dtype = float_dtype if self.dtype is np.float32 else self.dtype
-        sharding = sharding if self.shape else None
+        if not self.shape:
+            sharding = None
+        elif sharding is not None and sharding.spec:
+            (name,) = sharding.spec
+            axes = () if self.batch_axis is None else (*[None] * self.batch_axis, name)
+            sharding = NamedSharding(sharding.mesh, PartitionSpec(*axes))
         return jax.ShapeDtypeStruct(self.shape, dtype, sharding=sharding)
 
 
 def normal(*shape: int) -> Input:
     return Input(shape, _normal)
+
+
+def with_batch_axis(axis: int | None, *arrays: Input) -> tuple[Input, ...]:
+    return tuple(dataclasses.replace(x, batch_axis=axis) for x in arrays)
 
 
 def uniform(low: float, high: float, *shape: int) -> Input:

@@ -119,7 +119,8 @@ def pair_of_boxes(count, _):
 
 
 def two_sets_of_boxes(count1, count2):
-    return inputs.boxes(count1), inputs.boxes(count2)
+    # Several chips share the first set, and each of them has all boxes of the second.
+    return inputs.boxes(count1), *inputs.with_batch_axis(None, inputs.boxes(count2))
 
 
 def masked_pair_of_boxes(count, _):
@@ -279,14 +280,12 @@ def key_and_reference_objects(images, keys, length):
     refs = 1, images, 4 * keys
     key_ids = inputs.labels(keys, images, keys)
     ref_ids = inputs.labels(keys, *refs, ignored=0.5, ignore_index=-1)
-    masks = inputs.mask(0.9, images, keys), inputs.mask(0.9, *refs)
-    return (
-        inputs.normal(images, keys, length),
-        inputs.normal(*refs, length),
-        key_ids,
-        ref_ids,
-        *masks,
-    )
+    key_where, ref_where = inputs.mask(0.9, images, keys), inputs.mask(0.9, *refs)
+    # The references have the images on their second axis.
+    of_refs = inputs.with_batch_axis(1, inputs.normal(*refs, length), ref_ids, ref_where)
+    ref_embeddings, ref_ids, ref_where = of_refs
+    keys = inputs.normal(images, keys, length)
+    return keys, ref_embeddings, key_ids, ref_ids, key_where, ref_where
 
 
 def boxes_in_3d(count, classes, channels):

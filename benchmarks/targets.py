@@ -44,7 +44,7 @@ def account_row(row, size, dtype, sharding) -> dict:
 
 
 def messages_of_row(row, size, sharding, chips: int) -> dict:
-    """Account for the messages of our loss, with the first axis of every input sharded."""
+    """Account for the messages of our loss, with the batch axis of every input sharded."""
     from rows import implementations
 
     first, *rest = size

@@ -152,8 +152,8 @@ def test_no_loss_sorts(h100, v5e, row):
 @every_row
 def test_eight_chips_send_scalars_and_short_vectors(eight_chips, row):
     ours = eight_chips[row]["ours"]
-    if row == "pairwise_iou":  # each chip needs all boxes of the second set
-        assert ours["largest"] == ours["sent"] == 4_000 * 4 * 4
+    if row == "pairwise_iou":  # nothing is added up
+        assert ours["messages"] == 0
         return
     assert ours["messages"] > 0
     assert ours["largest"] <= 64  # e.g. the sums and counts of a few levels or bins
