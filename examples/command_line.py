@@ -39,7 +39,7 @@ def check_picture(parser: argparse.ArgumentParser, picture: Path) -> None:
         parser.error(f"--out: there is no folder {picture.parent}")
     is_new = not picture.exists()
     try:
-        # Open it: permissions alone do not tell, for example in /proc.
+        # Open it: permissions alone do not tell, for example of a folder.
         picture.open("ab").close()
     except OSError as error:
         parser.error(f"--out: {picture} cannot be written ({error.strerror})")

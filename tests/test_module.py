@@ -16,6 +16,7 @@ from users import (
     X,
     snapshot,
 )
+from versions import needs_flax
 
 from vis4d_jax_loss import (
     L1Loss,
@@ -23,6 +24,8 @@ from vis4d_jax_loss import (
     MultiLevelSegLoss,
     mean_loss,
 )
+
+needs_capture = needs_flax("0.12.6", "nnx.capture")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +62,7 @@ def test_a_tabulated_loss_is_the_same_value():
     assert not hasattr(loss, "_nnx_tabulate_id")
 
 
-@pytest.mark.skipif(not hasattr(nnx, "capture"), reason="this Flax has no nnx.capture")
+@needs_capture
 def test_capture_collects_what_a_loss_sows():
     loss = SowingLoss(mean_loss)
     before = snapshot(loss)
@@ -79,7 +82,7 @@ class Nested(Loss):
         return self.inner(pred, target) + self.more[0](pred, target)
 
 
-@pytest.mark.skipif(not hasattr(nnx, "capture"), reason="this Flax has no nnx.capture")
+@needs_capture
 @pytest.mark.parametrize("graph", [True, False])
 def test_capture_collects_what_nested_losses_sow(graph):
     model = Holder(Nested())
@@ -91,7 +94,7 @@ def test_capture_collects_what_nested_losses_sow(graph):
     assert jax.tree.leaves(model.loss) == []
 
 
-@pytest.mark.skipif(not hasattr(nnx, "capture"), reason="this Flax has no nnx.capture")
+@needs_capture
 def test_capture_shows_the_output_of_a_loss():
     model = Holder(CapturedLoss())
     before = snapshot(model.loss)

@@ -1,5 +1,6 @@
 """LossTerm: one loss with its weight and its inputs."""
 
+import abc
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -41,11 +42,12 @@ class Entry(NamedTuple):
     subtotal: bool = False
 
 
-class Objective:
+class Objective(abc.ABC):
     """What a term knows of a LossModule that is its loss."""
 
+    @abc.abstractmethod
     def _entries(self, call: Call, unweighted: bool) -> dict[str, Entry]:
-        raise NotImplementedError
+        """The losses of all terms by their paths."""
 
 
 @jax.tree_util.register_pytree_with_keys_class

@@ -66,8 +66,8 @@ def velo_lstm_loss(
             dividing.
 
     Returns:
-        ``{"refine_loss", "pred_loss", "linear_loss"}``, scalars. A mean of nothing is 0, such as
-        ``linear_loss`` if T < 5.
+        ``{"refine_loss", "pred_loss", "linear_loss"}``, scalars. All are 0 if no trajectory
+        is valid, and ``linear_loss`` is 0 if T < 5.
 
     Raises:
         ValueError: If the shapes do not match.
